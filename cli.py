@@ -1,0 +1,388 @@
+"""The command line: one function a verb; it parses and calls the public function of the same name.
+
+Nothing heavy is imported before a verb needs it. Results go to stdout, progress to stderr; a user's mistake
+is one line on stderr (with --json an object on stdout) and exit code 2.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import UserError, unknown
+from .suite import plugins
+
+if TYPE_CHECKING:
+    from .reports.records import Record, Score
+    from .suite.run import Request
+    from .suite.spec import Evaluation
+
+app = typer.Typer(
+    help="Train, sample and score text-to-image models, from GANs to DALL-E.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+data_app = typer.Typer(help="Prepare and check captioned data.", no_args_is_help=True)
+sweep_app = typer.Typer(help="Run every cell of a grid of models, data sets and seeds.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(sweep_app, name="sweep")
+
+Model = Annotated[str, typer.Argument(help="A name from `list models`, module:attribute, or file.py:attribute.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")]
+DataName = Annotated[str, typer.Argument(help="A name from `list datasets`.", metavar="NAME")]
+Data = Annotated[str, typer.Option("--data", help="A name from `list datasets`.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Where a data set lies that is in your files.")]
+Preset = Annotated[str, typer.Option("--preset", help="A preset of the model, such as tiny, small or paper.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the training.")]
+Budget = Annotated[str, typer.Option("--budget", help="Training images over all stages: 200k, 1M; 0 trains nothing.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the config: field=value.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.", envvar="T2IBENCH_RUNS")]
+Precision = Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16; the device's by default.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; the fastest there is by default.")]
+Split = Annotated[str, typer.Option("--split", help="Split whose captions are drawn.")]
+Samples = Annotated[int, typer.Option("--samples", help="Images to draw for the scores.", min=2)]
+Judges = Annotated[str | None, typer.Option("--judges", help="Names with commas; by default the data set's judge.")]
+Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.", min=16, max=1024)]
+Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def examples(*lines: str) -> str:
+    """Return the examples under a verb's help."""
+    return "Examples:  " + "   |   ".join(lines)
+
+
+@app.command("list", epilog=examples("t2ibench list", "t2ibench list models", "t2ibench list --json"))
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="models, datasets, judges or metrics")] = None,
+    as_json: Json = False,
+) -> None:
+    """List models, data sets, judges and metrics."""
+    everything = plugins.listing()
+    if kind is not None and kind not in everything:
+        raise unknown("kind", kind, everything)
+    chosen = {name: entries for name, entries in everything.items() if kind in (None, name)}
+    if as_json:
+        _print_json(chosen)
+        return
+    for name, entries in chosen.items():
+        typer.echo(f"{name}:")
+        for entry in entries:
+            about = entry.get("paper") or entry.get("about") or ""
+            typer.echo(f"  {entry['name']:<20} {about}")
+            if presets := entry.get("presets"):
+                typer.echo(f"  {'':<20} presets: {', '.join(presets)}")
+
+
+@app.command(epilog=examples(
+    "t2ibench describe text-dcgan", "t2ibench describe text-dcgan --preset paper --json",
+    "t2ibench describe text-dcgan --set generator_width=64"))  # fmt: skip
+def describe(model: Model, preset: Preset = "tiny", settings: Settings = None, as_json: Json = False) -> None:
+    """Say what a model is made of: stages, networks, parameters, FLOPs an image."""
+    from .suite import describe as describing
+    from .suite.spec import parse_overrides
+
+    found = describing.describe(model, preset, parse_overrides(settings or []))
+    if as_json:
+        shown = dataclasses.asdict(found)
+        _print_json({key: shown[key] for key in ("model", "preset", "stages", "parameters", "flops_per_image")})
+        return
+    typer.echo(f"{found.model}/{found.preset}: stages {', '.join(found.stages)}")
+    for name, count in found.parameters.items():
+        typer.echo(f"  {name:<20} {count:>14,} parameters")
+    flops = "not counted" if found.flops_per_image is None else f"{found.flops_per_image / 1e6:,.1f} MFLOPs"
+    typer.echo(f"  drawing one image: {flops}")
+    for name, value in dataclasses.asdict(found.config).items():
+        typer.echo(f"  {name} = {value}")
+
+
+@data_app.command("prepare", epilog=examples(
+    "t2ibench data prepare scenes --size 32", "t2ibench data prepare emoji",
+    "t2ibench data prepare imagefolder --root photos --size 128"))  # fmt: skip
+def data_prepare(name: DataName, root: Root = None, size: Size = 64, as_json: Json = False) -> None:
+    """Convert a data set once into memory-mapped stores, one a split."""
+    stores = _stores(name, root, size)
+    if as_json:
+        _print_json({split: {"images": len(store), "digest": store.digest, "folder": str(store.folder)}
+                     for split, store in stores.items()})  # fmt: skip
+        return
+    for split, store in stores.items():
+        typer.echo(f"{split:<8} {len(store):>8,} images  {store.digest[:12]}  {store.folder}")
+
+
+@data_app.command("check", epilog=examples(
+    "t2ibench data check scenes", "t2ibench data check emoji --json",
+    "t2ibench data check imagefolder --root photos"))  # fmt: skip
+def data_check(name: DataName, root: Root = None, size: Size = 64, as_json: Json = False) -> None:
+    """Look for leaks between splits, duplicates and missing captions; exit code 1 when splits leak."""
+    from .datasets.audit import check
+
+    report = check(_stores(name, root, size))
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(report.to_text())
+    raise typer.Exit(1 if report.leaks else 0)
+
+
+@app.command(epilog=examples(
+    "t2ibench train text-dcgan", "t2ibench train text-dcgan --data emoji --preset small --budget 1M",
+    "t2ibench train text-dcgan --set objective=gan-cls --seed 1"))  # fmt: skip
+def train(
+    model: Model, data: Data = "scenes", preset: Preset = "tiny", root: Root = None, seed: Seed = 0,
+    budget: Budget = "200k", settings: Settings = None, precision: Precision = None, device: Device = None,
+    runs: Runs = Path("runs"), checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train a model; the same command again goes on where it was cut off."""
+    from .suite.run import open_run, train_run
+
+    _use(device)
+    request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
+    with _bars() as watch:
+        opened = open_run(request, watch)
+        costs = train_run(opened, watch)
+    if as_json:
+        _print_json({"run": str(opened.folder), "stages": [dataclasses.asdict(cost) for cost in costs]})
+        return
+    for cost in costs:
+        typer.echo(f"{cost.stage}: {cost.images:,} images, {cost.steps:,} steps, {cost.seconds:.0f} s")
+    typer.echo(str(opened.folder))
+
+
+@app.command(epilog=examples(
+    't2ibench sample RUN "a red circle above a blue square"', 't2ibench sample RUN "a star" "two hearts" --n 8',
+    't2ibench sample RUN "a ring" --seed 7 --out rings'))  # fmt: skip
+def sample(
+    run: RunFolder, prompts: Annotated[list[str], typer.Argument(help="Captions to draw.")],
+    n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16, seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the PNGs, metadata.jsonl and grid.png.")] = Path("samples"),
+    device: Device = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Draw captions with a trained run: PNGs, their captions, and a grid."""
+    from .suite.run import sample_run
+
+    _use(device)
+    with _bars() as watch:
+        sample_run(run, prompts, n=n, seed=seed, out=out, watch=watch)
+    _print_json({"out": str(out), "images": n * len(prompts)}) if as_json else typer.echo(str(out / "grid.png"))
+
+
+@app.command(epilog=examples(
+    "t2ibench score RUN", "t2ibench score RUN --judges scenes,efficientnet-lite0 --samples 5000",
+    "t2ibench score --images drawn --data emoji"))  # fmt: skip
+def score(
+    run: Annotated[Path | None, typer.Argument(help="The folder of a run.", metavar="RUN")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="A folder of captioned images instead.")] = None,
+    data: Data = "scenes", root: Root = None, size: Size = 64, judges: Judges = None, split: Split = "test",
+    samples: Samples = 2000, device: Device = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Score a run, or any folder of captioned images against a data set."""
+    from .suite.run import reopen_run, score_images, score_run
+
+    if (run is None) == (images is None):
+        raise UserError("score: give either the folder of a run, or --images DIR with --data NAME")
+    _use(device)
+    with _bars() as watch:
+        if run is not None:
+            opened = reopen_run(run, watch)
+            evaluation = _evaluation(opened.passed["data"], split, samples, judges)
+            _show_record(score_run(opened, evaluation, watch), opened.folder, as_json)
+        elif images is not None:
+            scores = score_images(images, data=data, root=root, image_size=size, watch=watch,
+                                  evaluation=_evaluation(data, split, samples, judges))  # fmt: skip
+            _show_scores(scores, None, as_json)
+
+
+@app.command(epilog=examples(
+    "t2ibench run text-dcgan", "t2ibench run text-dcgan --data emoji --preset small",
+    "t2ibench run my_model.py:MyModel --data imagefolder --root photos"))  # fmt: skip
+def run(
+    model: Model, data: Data = "scenes", preset: Preset = "tiny", root: Root = None, seed: Seed = 0,
+    budget: Budget = "200k", settings: Settings = None, judges: Judges = None, split: Split = "test",
+    samples: Samples = 2000, precision: Precision = None, device: Device = None, runs: Runs = Path("runs"),
+    checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train, draw and score, end to end; the same command again resumes, or has nothing to do."""
+    from .suite.run import open_run, score_run, train_run
+
+    _use(device)
+    request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
+    with _bars() as watch:
+        opened = open_run(request, watch)
+        train_run(opened, watch)
+        record = score_run(opened, _evaluation(data, split, samples, judges), watch)
+    _show_record(record, opened.folder, as_json)
+
+
+@sweep_app.command("run", epilog=examples(
+    "t2ibench sweep run demo.toml", "t2ibench sweep run demo.toml --runs runs/demo",
+    "t2ibench sweep run demo.toml --json"))  # fmt: skip
+def sweep_run(
+    file: Annotated[Path, typer.Argument(help="A TOML file of models, presets, datasets, seeds.", metavar="FILE.toml")],
+    runs: Runs = Path("runs"), device: Device = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run every cell of a sweep, one after another; cells that were run before cost nothing."""
+    from .suite.sweep import Cell, plan_sweep, run_sweep
+
+    _use(device)
+    cells = plan_sweep(file, runs)
+
+    def begin(number: int, cell: Cell) -> None:
+        request = cell.request
+        about = f"{request.model}/{request.preset} on {request.data}, seed {request.seed}, {request.budget:,} images"
+        typer.echo(f"run {number + 1} of {len(cells)}: {about}", err=True)
+
+    with _bars() as watch:
+        outcomes = run_sweep(cells, watch, begin)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if as_json:
+        _print_json({"runs": [str(outcome.folder) for outcome in outcomes if outcome.folder],
+                     "errors": [outcome.error for outcome in failed]})  # fmt: skip
+    for outcome in outcomes:
+        if not as_json:
+            typer.echo(str(outcome.folder) if outcome.folder else f"failed: {outcome.error}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(epilog=examples(
+    "t2ibench report", "t2ibench report runs/text-dcgan-tiny-* --out report", "t2ibench report --json"))  # fmt: skip
+def report(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs; by default all.", metavar="RUNS")] = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the page and the tables.")] = Path("report"),
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write the comparison: one page, and its tables as Markdown, CSV and JSON."""
+    from .reports import page
+
+    chosen = folders or sorted(path.parent for path in runs.glob("*/record.json"))
+    if not chosen:
+        raise UserError(f"{runs}: no finished runs there; `t2ibench run` makes one")
+    written = page.report(chosen, out)
+    if as_json:
+        _print_json({key: str(value) for key, value in dataclasses.asdict(written).items()})
+        return
+    typer.echo(written.markdown.read_text(encoding="utf-8"))
+    typer.echo(str(written.page))
+
+
+@app.command(epilog=examples("t2ibench doctor", "t2ibench doctor --json", "T2IBENCH_WEIGHTS=weights t2ibench doctor"))
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can and cannot do, and why."""
+    from .suite import doctor as examining
+
+    findings = examining.doctor()
+    if as_json:
+        _print_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
+        return
+    for finding in findings:
+        typer.echo(f"{'yes' if finding.usable else 'no':<4} {finding.what:<28} {finding.why}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"t2ibench {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit with 2 after a user's mistake, in one line."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(" ".join(str(error).split()))
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _fail(error.format_message())
+        raise
+
+
+def _fail(line: str) -> None:
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": line}))
+    else:
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(2)
+
+
+def _use(device: str | None) -> None:
+    """Make a device PyTorch's default for this process."""
+    import torch
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {chosen}: no CUDA device is usable here; `t2ibench doctor` says what is")
+    try:
+        torch.set_default_device(chosen)
+    except RuntimeError as error:
+        raise UserError(f"--device {chosen}: expected cpu or cuda") from error
+
+
+def _bars() -> Any:
+    from .suite.progress import Bars
+
+    return Bars()
+
+
+def _request(
+    model: str, data: str, preset: str, root: Path | None, seed: int, budget: str, settings: list[str] | None,
+    precision: str | None, runs: Path, checkpoint_seconds: float,
+) -> "Request":  # fmt: skip
+    from .suite.run import Request
+    from .suite.spec import parse_budget, parse_overrides
+
+    return Request(model=model, data=data, preset=preset, root=root, seed=seed, budget=parse_budget(budget),
+                   settings=parse_overrides(settings or []), precision=precision, runs=runs,
+                   checkpoint_seconds=checkpoint_seconds)  # fmt: skip
+
+
+def _evaluation(data: str, split: str, samples: int, judges: str | None) -> "Evaluation":
+    from .suite.run import default_evaluation
+
+    default = default_evaluation(data)
+    names = tuple(name.strip() for name in judges.split(",")) if judges else default.judges
+    return dataclasses.replace(default, split=split, images=samples, judges=names)
+
+
+def _stores(name: str, root: Path | None, size: int) -> dict[str, Any]:
+    from .suite.run import prepared
+
+    source = plugins.find_dataset(name)(root)
+    with _bars() as watch:
+        return {split: prepared(source, split, size, watch) for split in source.splits}
+
+
+def _show_record(record: "Record", folder: Path, as_json: bool) -> None:
+    for note in record.notes:
+        typer.echo(f"note: {note}", err=True)
+    _show_scores(record.scores, folder, as_json)
+
+
+def _show_scores(scores: tuple["Score", ...], folder: Path | None, as_json: bool) -> None:
+    from .reports.records import scores_json
+
+    if as_json:
+        _print_json({"run": None if folder is None else str(folder), "scores": scores_json(scores)})
+        return
+    for entry in scores:
+        error = "" if entry.stderr is None else f" +- {entry.stderr:.4g}"
+        better = "higher" if entry.higher_is_better else "lower"
+        typer.echo(f"{entry.name:<24} {entry.value:.4g}{error}   ({better} is better, {entry.n:,} images)")
+    if folder is not None:
+        typer.echo(str(folder))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

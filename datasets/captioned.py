@@ -1,0 +1,86 @@
+"""The captioned-data interface: what a model sees (`CaptionedDataset`) and what a data set supplies (`Source`)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Captioned images: `images` uint8 [N, 3, H, W] RGB, one caption, label and id an image."""
+
+    images: torch.Tensor
+    captions: list[str]
+    ids: list[str]
+    labels: torch.Tensor | None = None
+    """int64 [N], or None where the data set has no classes."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on `device`."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(images=self.images.to(device), captions=self.captions, ids=self.ids, labels=labels)
+
+
+class CaptionedDataset(Protocol):
+    """One split of a data set, ready to train on: random access, nothing decoded on the way."""
+
+    name: str
+    split: str
+    image_size: int
+    digest: str
+    """sha256 of the pixels, captions and labels: equal digests mean equal data."""
+    class_names: tuple[str, ...]
+    """What the labels mean; empty where there are none."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator | None = None) -> Batch:
+        """Return the images at `indices`, each with one caption: a random one of its own, or without `rng` the first."""
+        ...
+
+    def captions(self, index: int) -> list[str]:
+        """Return all captions of one image; their number varies and may be 0."""
+        ...
+
+    def scene(self, index: int) -> dict[str, Any] | None:
+        """Return the ground truth of one image, or None where the source has none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some consecutive images of a source: `images` uint8 [N, 3, H, W]; the lists have length N."""
+
+    images: NDArray[np.uint8]
+    captions: list[list[str]]
+    ids: list[str]
+    labels: list[int] = field(default_factory=list)
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set as it is found: in files, in packages, or drawn. Prepared once into a store."""
+
+    name: str
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def size(self, split: str) -> int:
+        """Return how many images the split has."""
+        ...
+
+    def fingerprint(self, split: str) -> str:
+        """Return a digest that changes whenever the images or captions of the split may have changed."""
+        ...
+
+    def chunks(self, split: str, image_size: int) -> Iterator[Chunk]:
+        """Yield the split in order, decoded and resized to squares of `image_size`; raise UserError on bad input."""
+        ...

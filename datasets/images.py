@@ -1,0 +1,91 @@
+"""One image file of any kind, decoded safely into an RGB square."""
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import UserError
+
+VERSION = 1
+"""Raised when the same file decodes to other pixels than before; part of the fingerprint of sources."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
+
+# warnings.catch_warnings changes the process's filters, so only one thread at a time may be inside.
+_opening = threading.Lock()
+
+
+def decode(file: Path | BinaryIO, image_size: int) -> NDArray[np.uint8]:
+    """Return an image file as a centred square: uint8 [3, image_size, image_size], RGB.
+
+    Any mode is taken (grey of 1, 8 and 16 bits, palette, CMYK), transparent parts go on white, EXIF
+    orientation is applied, and of an animation the first frame counts. Raises UserError naming the file
+    when it is empty, truncated, no image of the known `FORMATS`, or over Pillow's limit of pixels.
+    """
+    name = str(file if isinstance(file, Path) else getattr(file, "name", "image"))
+    try:
+        with _open(file) as image:
+            image.load()
+            return to_square(image, image_size)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: too many pixels for an image ({error}); make it smaller") from error
+    # Decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
+    except Exception as error:
+        raise UserError(f"{name}: {_reason(file, error)}") from error
+
+
+def to_square(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """Return an opened image's centre square, resized smoothly: uint8 [3, image_size, image_size]."""
+    rgb = _rgb(ImageOps.exif_transpose(image))
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    # Cropping by `box` instead of after resizing keeps a 1 x 100,000 strip from growing to gigabytes.
+    box = (left, top, left + side, top + side)
+    square = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _open(file: Path | BinaryIO) -> Image.Image:
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombWarning as error:
+            raise Image.DecompressionBombError(str(error)) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bits(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image as 8-bit grey; Pillow's own conversion clips at 255 instead of scaling."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("its grey values leave 0 to 65535; save it with 8 or 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _reason(file: Path | BinaryIO, error: Exception) -> str:
+    if isinstance(file, Path) and not file.is_file():
+        return "is not a file" if file.exists() else "no such file"
+    if (file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)) == 0:
+        return "the file is empty (0 bytes); an image was expected"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image of a known format ({', '.join(FORMATS)})"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"broken or unreadable image ({text})"

@@ -1,0 +1,8 @@
+"""The eval harness: judges look at images, their features become statistics, statistics become scores.
+
+`judges`: `Judge`, `Look`, `open_judge`. `frechet`, `inception_score`, `alignment`: the metrics.
+`harness`: `evaluate`. Networks: `joint_judge` (scenes, in-domain), `inception`, `clip_judge`, `efficientnet`.
+"""
+
+__all__ = ["alignment", "clip_judge", "efficientnet", "frechet", "harness", "inception", "inception_score",
+           "joint_judge", "judges"]

@@ -1,0 +1,118 @@
+"""The judge `clip`: OpenAI's CLIP ViT-B/32, the network that the CLIP score is defined by (extra `[clip]`).
+
+Radford et al. 2021, arXiv 2103.00020; Hessel et al. 2021, arXiv 2104.08718.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from ..errors import UserError
+from ..files import digest_of, digest_of_file, read_json
+from .judges import Look, Training
+from .resize import bicubic
+from .weights import fill, find_weights
+
+FOLDER = "clip-vit-base-patch32"
+PUBLISHED = "openai/clip-vit-base-patch32 on Hugging Face (config.json, tokenizer.json, and model.safetensors or pytorch_model.bin)"
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+CONTEXT = 77
+"""Tokens of a caption, start and end included; longer captions are cut before the end token."""
+
+
+def open_judge(training: Training) -> "ClipJudge":
+    """Return the judge with the published weights; raise UserError saying what to fetch when they are not there."""
+    return ClipJudge(find_weights("clip", (FOLDER,), PUBLISHED))
+
+
+class ClipJudge:
+    """Image embeddings before normalisation as features, and embeddings of images and captions of unit length."""
+
+    name = "clip"
+    BATCH = 64
+
+    def __init__(self, folder: Path) -> None:
+        weights = find_file(folder, "model.safetensors", "pytorch_model.bin")
+        tokens = find_file(folder, "tokenizer.json")
+        self.network = _network(find_file(folder, "config.json"))
+        fill(self.network, weights)
+        self.side: int = self.network.config.vision_config.image_size
+        self.tokenizer = _tokenizer(tokens)
+        digest = digest_of([digest_of_file(weights), digest_of_file(tokens)])
+        self.id = f"clip:{digest[:12]}:bicubic-antialias-{self.side}"
+
+    @torch.no_grad()
+    def look(self, images: torch.Tensor) -> Look:
+        """Return features and embeddings [N, E] of images uint8 [N, 3, H, W]."""
+        features = torch.cat([self._see(some.to(self.network.device)) for some in images.split(self.BATCH)]).cpu()
+        return Look(features=features, embeddings=F.normalize(features, dim=1))
+
+    @torch.no_grad()
+    def caption_embeddings(self, captions: Sequence[str]) -> torch.Tensor:
+        """Return float32 [N, E] of unit length."""
+        blocks = [captions[start : start + self.BATCH] for start in range(0, len(captions), self.BATCH)]
+        return F.normalize(torch.cat([self._read(block) for block in blocks]), dim=1).cpu()
+
+    def _see(self, images: torch.Tensor) -> torch.Tensor:
+        seen = self.network.vision_model(pixel_values=prepare(images, self.side))
+        projected: torch.Tensor = self.network.visual_projection(seen.pooler_output)
+        return projected
+
+    def _read(self, captions: Sequence[str]) -> torch.Tensor:
+        encoded = self.tokenizer.encode_batch(list(captions))
+        device = self.network.device
+        read = self.network.text_model(
+            input_ids=torch.tensor([row.ids for row in encoded], device=device),
+            attention_mask=torch.tensor([row.attention_mask for row in encoded], device=device),
+        )
+        projected: torch.Tensor = self.network.text_projection(read.pooler_output)
+        return projected
+
+
+def prepare(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Return images uint8 [N, 3, H, W] as float [N, 3, side, side]: shorter side resized, centre cut out, normalised."""
+    height, width = images.shape[-2:]
+    scale = side / min(height, width)
+    high, wide = max(side, round(height * scale)), max(side, round(width * scale))
+    top, left = (high - side) // 2, (wide - side) // 2
+    pixels = bicubic(images, high, wide)[:, :, top : top + side, left : left + side] / 255
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels - mean) / std
+
+
+def find_file(folder: Path, *names: str) -> Path:
+    """Return the first of `names` that is in `folder`; raise UserError when none is."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: has no {' or '.join(names)}; fetch it from {PUBLISHED}")
+
+
+def _network(path: Path) -> Any:
+    try:
+        from transformers import CLIPConfig, CLIPModel
+    except ModuleNotFoundError as error:
+        raise UserError("judge 'clip' needs the package transformers: pip install 't2ibench[clip]'") from error
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("model_type") != "clip":
+        raise UserError(f"{path}: not the configuration of a CLIP; fetch it from {PUBLISHED}")
+    try:
+        return CLIPModel(CLIPConfig.from_dict(config))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the configuration of a CLIP ({type(error).__name__})") from error
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer, cutting and padding to one length; the padding is masked, so its number is free."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path}: not a tokenizer; fetch it from {PUBLISHED}") from error
+    tokenizer.enable_truncation(CONTEXT)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<|endoftext|>"), pad_token="<|endoftext|>")
+    return tokenizer

@@ -1,0 +1,57 @@
+"""The judge interface: what looks at images and gives the features that scores are computed from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..datasets.captioned import CaptionedDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one pass of a judge's network over N images gives, in float32 on the CPU."""
+
+    features: torch.Tensor
+    """[N, D], for Fréchet distances."""
+    class_probabilities: torch.Tensor | None = None
+    """[N, C], rows sum to 1; None where the judge knows no classes."""
+    embeddings: torch.Tensor | None = None
+    """[N, E] of unit length, comparable with `caption_embeddings`; None where the judge reads no text."""
+
+
+class Judge(Protocol):
+    """A frozen network that looks at images, and may read captions."""
+
+    name: str
+    """Stands after the @ in a score's name."""
+    id: str
+    """Network, digest of the weights, and resize rule: equal ids give equal features."""
+
+    def look(self, images: torch.Tensor) -> Look:
+        """Return what the network sees in images uint8 [N, 3, H, W], of any size."""
+        ...
+
+    def caption_embeddings(self, captions: Sequence[str]) -> torch.Tensor | None:
+        """Return float32 [N, E] of unit length, or None where the judge reads no text."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a judge may learn from when it is opened; a pretrained one has no need of it."""
+
+    train: CaptionedDataset
+    held_out: CaptionedDataset
+    """Real images on which a judge that learns reports its accuracy."""
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Called with the images done and their total while a judge learns."""
+
+
+class OpenJudge(Protocol):
+    """How a judge is had: the attribute that a name in the table of judges points to."""
+
+    def __call__(self, training: Training) -> Judge:
+        """Return the judge; raise UserError saying what to fetch when its weights are not there."""
+        ...

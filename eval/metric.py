@@ -1,0 +1,52 @@
+"""What the metrics share: states that stay in float64, and a value with its standard error."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torchmetrics import Metric
+
+from ..errors import UserError
+
+
+class Estimate(NamedTuple):
+    """A mean over images with its standard error; scalars, float64 but for `n`."""
+
+    value: torch.Tensor
+    stderr: torch.Tensor
+    """NaN where there is one observation only."""
+    n: torch.Tensor
+    """int64: number of images scored."""
+
+
+class ExactMetric(Metric):
+    """A metric whose states follow it to another device, but never to another precision.
+
+    `torchmetrics` guards the states against `.half()` and its kin, but not against `.to(torch.float32)` or
+    `set_dtype`; sums over thousands of images must not lose their digits by any of them.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def _apply(
+        self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Sequence[str] = ""
+    ) -> torch.nn.Module:
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(fn(tensor.new_empty(0)).device)
+
+        return super()._apply(move, exclude_state)
+
+
+def checked_rows(rows: torch.Tensor, width: int | None, what: str) -> torch.Tensor:
+    """Return rows [N, D] in float64; raise UserError unless the shape fits and all values are finite.
+
+    `width` is the D expected, or None for any; `what` names the rows in the error.
+    """
+    if rows.ndim != 2 or (width is not None and rows.shape[1] != width):
+        expected = "[N, D]" if width is None else f"[N, {width}]"
+        raise UserError(f"{what}: expected shape {expected}, got {list(rows.shape)}")
+    bad = int((~torch.isfinite(rows).all(dim=1)).sum())
+    if bad:
+        raise UserError(f"{what}: {bad} of {len(rows)} images give NaN or infinity; check images and weights")
+    return rows.detach().to(torch.float64)

@@ -1,0 +1,61 @@
+"""Published weights of frozen networks: where the user puts them, and how they are read without trusting them."""
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..files import cache_folder
+
+
+def weights_folder() -> Path:
+    """Return the folder of published weights: $T2IBENCH_WEIGHTS, else `weights` in the cache folder."""
+    chosen = os.environ.get("T2IBENCH_WEIGHTS")
+    return Path(chosen) if chosen else cache_folder() / "weights"
+
+
+def find_weights(judge: str, names: Sequence[str], published: str) -> Path:
+    """Return the first of `names` that is in the weights folder; raise UserError saying what to fetch from where."""
+    folder = weights_folder()
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(
+        f"judge {judge!r} needs {names[0]}, published as {published}: "
+        f"put it into {folder} or set T2IBENCH_WEIGHTS to its folder"
+    )
+
+
+def fill(network: nn.Module, path: Path) -> None:
+    """Load a .safetensors or PyTorch state-dict file into `network` and freeze it; nothing in the file is run.
+
+    Tensors the network does not have are ignored. Raises UserError when the file cannot be read, or lacks a tensor
+    of the network's, or has it in another shape.
+    """
+    weights = _read(path)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()
+                if not name.endswith("num_batches_tracked")}  # fmt: skip
+    wrong = [name for name, shape in expected.items() if name not in weights or weights[name].shape != shape]
+    if wrong:
+        raise UserError(f"{path}: weights of another network, {len(wrong)} of {len(expected)} tensors are missing or "
+                        f"of another shape, first {wrong[0]!r}; fetch the file anew")  # fmt: skip
+    network.load_state_dict({name: weights[name] for name in expected}, strict=False)
+    network.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError,
+            pickle.UnpicklingError, safetensors.SafetensorError) as error:  # fmt: skip
+        raise UserError(f"{path}: not a readable file of weights ({type(error).__name__}); fetch it anew") from error
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: expected named tensors, got a {type(weights).__name__}; fetch the file anew")
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}

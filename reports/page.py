@@ -1,0 +1,197 @@
+"""The report: every table, curve and picture of some runs in one HTML file that needs nothing else."""
+
+import base64
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from .. import __version__
+from ..files import write_json, write_text
+from . import plots, tables, wording
+from .records import GalleryItem, read_log
+from .tables import Run, Table
+
+MAX_CAPTIONS = 16
+"""Rows of one gallery."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The files that `report` wrote."""
+
+    page: Path
+    markdown: Path
+    csv: Path
+    json: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One run's image for one caption, as a data URI."""
+
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryColumn:
+    """One run of the gallery; `first` marks the first seed of a method."""
+
+    method: str
+    seed: int
+    budget: str
+    first: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryRow:
+    """One caption with one seed of the noise; None where a run has no such image."""
+
+    caption: str
+    seed: int
+    pictures: tuple[Picture | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The same captions and seeds drawn by every run of a table, and what is missing."""
+
+    columns: tuple[GalleryColumn, ...]
+    rows: tuple[GalleryRow, ...]
+    notes: tuple[str, ...]
+    width: int
+    """Pixels on screen: a whole multiple of the images' own, so that pixels stay square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The loss charts of a table by stage, and what is missing."""
+
+    charts: Mapping[str, Picture]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """All that the page shows of one protocol."""
+
+    table: Table
+    curves: Curves
+    gallery: Gallery
+
+
+def report(folders: Sequence[Path], out: Path) -> Report:
+    """Write `index.html`, `table.md`, `table.csv` and `report.json` about finished runs into `out`.
+
+    Raises UserError when there are no runs, or a folder has no record of this version.
+    """
+    found = tables.tables(tables.load_runs(folders))
+    written = Report(page=out / "index.html", markdown=out / "table.md", csv=out / "table.csv",
+                     json=out / "report.json")
+    write_text(written.markdown, wording.markdown(found))
+    write_text(written.csv, tables.csv(found))
+    write_json(written.json, tables.document(found))
+    write_text(written.page, render(found))
+    return written
+
+
+def render(found: Sequence[Table]) -> str:
+    """Return the page about `found`: one HTML document that fetches nothing."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"headings": wording.headings, "entries": wording.entries, "notes": wording.notes,
+                            "protocol_line": wording.protocol_line, "command": command}
+    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    sections = [Section(table=table, curves=_curves(table), gallery=_gallery(table)) for table in found]
+    return environment.get_template("page.html.jinja").render(
+        sections=sections, runs=sum(len(table.runs) for table in found), version=__version__,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+def command(run: Run) -> str:
+    """Return the command that makes a run again: as it was typed, else from what was passed and its spec."""
+    spec, passed = run.record.spec, run.record.passed
+    if isinstance(passed.get("command"), str):
+        return str(passed["command"])
+    words = ["t2ibench", "run", passed.get("model", spec["model"])]
+    options = {"data": spec["dataset"], "root": None, "preset": spec["preset"], "seed": spec["seed"],
+               "budget": spec["budget"], "precision": None}
+    for option, resolved in options.items():
+        value = passed.get(option, resolved)
+        words += [] if value is None else [f"--{option}", tables.typed(value)]
+    settings = passed.get("settings")
+    for field, value in (settings if isinstance(settings, dict) else spec["config"]).items():
+        words += ["--set", f"{field}={tables.typed(value)}"]
+    return shlex.join(map(str, words))
+
+
+def _curves(table: Table) -> Curves:
+    logs = [(row.method, run, read_log(run.folder)) for row in table.rows for run in row.runs]
+    charts = plots.loss_charts([plots.Curves(method=method, log=log) for method, _, log in logs])
+    missing = [run.name for _, run, log in logs if not log and run.record.spec["budget"]]
+    return Curves(
+        charts={chart.stage: Picture(uri=_uri("image/svg+xml", chart.svg.encode()), alt=chart.alt)
+                for chart in charts},
+        notes=(f"No training log: {', '.join(missing)}.",) if missing else ())
+
+
+def _gallery(table: Table) -> Gallery:
+    columns, runs, notes = [], [], []
+    for row in table.rows:
+        drawn = [run for run in row.runs if run.record.gallery]
+        notes += [f"No gallery: {run.name}." for run in row.runs if not run.record.gallery]
+        columns += [GalleryColumn(method=row.method, seed=run.seed, budget=wording.budget(row),
+                                  first=run is drawn[0]) for run in drawn]
+        runs += drawn
+    captions = _shared_captions(runs)
+    ids = Counter((caption_id, seed) for caption_id, seed, _ in captions)
+    notes += [f"The runs do not agree on which caption {caption_id} is: it has a row for each."
+              for (caption_id, _), meanings in ids.items() if meanings > 1]
+    rows = [GalleryRow(caption=caption, seed=seed,
+                       pictures=tuple(_picture(run, caption, caption_id, seed, notes) for run in runs))
+            for caption_id, seed, caption in captions]
+    size = int(table.protocol["image_size"])
+    return Gallery(columns=tuple(columns), rows=tuple(rows), notes=tuple(notes),
+                   width=size * max(1, round(96 / max(size, 1))))
+
+
+def _shared_captions(runs: Sequence[Run]) -> list[tuple[str, int, str]]:
+    """Return (caption id, seed, caption) of the gallery's rows: those that most runs drew come first.
+
+    An id stands beside its caption, so that runs which mean different captions by one id never share a row.
+    """
+    counts = Counter(key for run in runs for key in dict.fromkeys(map(_key, run.record.gallery)))
+    return [key for key, _ in counts.most_common(MAX_CAPTIONS)]
+
+
+def _key(item: GalleryItem) -> tuple[str, int, str]:
+    return (item.caption_id, item.seed, item.caption)
+
+
+def _picture(run: Run, caption: str, caption_id: str, seed: int, notes: list[str]) -> Picture | None:
+    """Return a run's image as a data URI, or None with a note where there is none to show."""
+    item = next((item for item in run.record.gallery if _key(item) == (caption_id, seed, caption)), None)
+    if item is None:
+        return None
+    path = (run.folder / item.file).resolve()
+    if not path.is_relative_to(run.folder.resolve()) or not path.is_file():
+        notes.append(f"No image: {run.name}/{item.file}.")
+        return None
+    content = path.read_bytes()
+    if not content.startswith(_PNG):
+        notes.append(f"Not a PNG: {run.name}/{item.file}.")
+        return None
+    return Picture(uri=_uri("image/png", content),
+                   alt=f"{caption}, drawn by {run.record.label}, training seed {run.seed}")
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

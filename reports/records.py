@@ -1,0 +1,183 @@
+"""The record: what a finished run leaves behind, with a schema version, read and written only here."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..errors import UserError
+from ..files import canonical_json, read_json, write_json
+
+SCHEMA = 1
+
+SPEC_FIELDS = {"model": str, "preset": str, "config": dict, "dataset": str, "image_size": int, "data": dict,
+               "seed": int, "budget": int, "evaluation": dict}
+"""What every specification has, whatever else is in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number of one metric as one judge sees it."""
+
+    metric: str
+    judge: str
+    value: float
+    stderr: float | None
+    """Standard error over the images or captions scored; None where no sound one is known (FID)."""
+    n: int
+    """Number of generated images behind it."""
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """Return `metric@judge`, the only name under which a score is shown."""
+        return f"{self.metric}@{self.judge}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryItem:
+    """One drawn image kept for the page: the same captions and seeds for every run on a data set."""
+
+    caption: str
+    caption_id: str
+    seed: int
+    file: str
+    """PNG, relative to the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What one stage of the training took."""
+
+    stage: str
+    images: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Everything a reader needs of a run, and enough to make it again."""
+
+    spec: dict[str, Any]
+    """The run's specification as resolved: `SPEC_FIELDS`, and whatever else decides the result."""
+    passed: dict[str, Any]
+    """What the user typed."""
+    scores: tuple[Score, ...]
+    stages: tuple[StageCost, ...]
+    parameters: dict[str, int]
+    sample_images_per_second: float
+    gallery: tuple[GalleryItem, ...]
+    environment: dict[str, Any]
+    """Versions, device, threads, code revision."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the scores, and why."""
+    schema: int = SCHEMA
+
+    @property
+    def label(self) -> str:
+        """Return the short name of the method: model and preset."""
+        return f"{self.spec['model']}/{self.spec['preset']}"
+
+    def score(self, name: str) -> Score | None:
+        """Return the score called `metric@judge`, or None."""
+        return next((score for score in self.scores if score.name == name), None)
+
+
+_Part = TypeVar("_Part")
+
+
+def scores_json(scores: tuple[Score, ...]) -> dict[str, dict[str, Any]]:
+    """Return scores as the JSON that scripts rely on: name -> value, stderr, n, higher_is_better."""
+    return {
+        score.name: {"value": score.value, "stderr": score.stderr, "n": score.n,
+                     "higher_is_better": score.higher_is_better}
+        for score in scores
+    }
+
+
+def save(folder: Path, record: Record) -> None:
+    """Write the record as `record.json` in the run's folder; it is the last file a run writes."""
+    document = dataclasses.asdict(record)
+    document["scores"] = scores_json(record.scores)
+    write_json(folder / "record.json", document)
+
+
+def load(folder: Path) -> Record:
+    """Return the record of a run's folder; raise UserError when there is none or it is not of this schema."""
+    path = folder / "record.json"
+    if not path.exists():
+        raise UserError(f"{folder}: no record.json there; a run's folder has one once the run is finished")
+    document = read_json(path)
+    if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, Mapping) else None
+        raise UserError(
+            f"{path}: written with record schema {found!r}, this version reads {SCHEMA}; run it again")
+    try:
+        return _from_json(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a complete record ({type(error).__name__}: {error})") from error
+
+
+def _from_json(document: Mapping[str, Any]) -> Record:
+    canonical_json(document).encode()  # NaN or half a character: no report could be written of it
+    scores = []
+    for name, entry in document["scores"].items():
+        metric, judge = name.split("@")
+        scores.append(_checked(Score(metric=metric, judge=judge, **entry)))
+    fields = dict(document)
+    fields["scores"] = tuple(scores)
+    fields["stages"] = tuple(_checked(StageCost(**stage)) for stage in document["stages"])
+    fields["notes"] = tuple(document["notes"])
+    fields["gallery"] = tuple(_checked(GalleryItem(**item)) for item in document["gallery"])
+    record = _checked(Record(**fields))
+    for field, kind in SPEC_FIELDS.items():
+        if not isinstance(record.spec[field], kind):
+            raise TypeError(f"spec.{field} is {record.spec[field]!r}, not {kind.__name__}")
+    return record
+
+
+def _checked(made: _Part) -> _Part:
+    """Return `made` if each of its fields is of the type it declares; raise TypeError for another."""
+    for name, hint in get_type_hints(type(made)).items():
+        if not _fits(getattr(made, name), hint):
+            raise TypeError(f"{name} is {getattr(made, name)!r}, not {getattr(hint, '__name__', hint)}")
+    return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(inner, get_args(hint)[1]) for inner in value.values())
+    if hint in (float, float | None) and isinstance(value, int):
+        return not isinstance(value, bool)
+    return isinstance(value, hint if isinstance(hint, UnionType) else get_origin(hint) or hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRow:
+    """One line of `train.jsonl`: losses are means over the steps since the line before."""
+
+    stage: str
+    step: int
+    images: int
+    """Training images seen so far, over all stages."""
+    seconds: float
+    losses: dict[str, float]
+
+
+def read_log(folder: Path) -> list[LogRow]:
+    """Return the training log of a run's folder; a line cut off by a crash ends it."""
+    path = folder / "train.jsonl"
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    rows = []
+    for line in text.splitlines():
+        try:
+            rows.append(_checked(LogRow(**json.loads(line))))
+        except (ValueError, TypeError):
+            break
+    return rows

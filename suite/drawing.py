@@ -1,0 +1,87 @@
+"""Drawing with a trained model: images for prompts, kept; grids, galleries and folders of PNGs."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..baselines.interface import TextToImage
+from ..eval.harness import Prompt
+from ..files import digest_of, digest_of_file, read_json, seed_of, whole_file, whole_folder, write_json
+from ..reports.records import GalleryItem
+from .training import Watch, silent
+
+AT_ONCE = 256
+GALLERY = 16
+
+
+class Drawn(NamedTuple):
+    """Images uint8 [N, 3, H, W], and how fast they came."""
+
+    images: NDArray[np.uint8]
+    images_per_second: float
+
+
+def draw(model: TextToImage, prompts: Sequence[Prompt], folder: Path, watch: Watch = silent) -> Drawn:
+    """Draw one image a prompt, kept in `folder` under a key of the weights beside it and the prompts."""
+    weights = digest_of_file(folder.parent / "weights.safetensors")
+    kept = folder / digest_of([weights, [list(prompt) for prompt in prompts]])[:12]
+    if not kept.exists():
+        images, started = [], time.monotonic()
+        for start in range(0, len(prompts), AT_ONCE):
+            some = prompts[start : start + AT_ONCE]
+            images.append(model.sample([p.caption for p in some], seeds=[p.seed for p in some]).numpy())
+            watch("draw", start + len(some), len(prompts))
+        seconds = time.monotonic() - started
+        with whole_folder(kept) as temporary:
+            np.save(temporary / "images.npy", np.concatenate(images))
+            write_json(temporary / "drawn.json", {"images_per_second": len(prompts) / seconds})
+    return Drawn(np.load(kept / "images.npy"), read_json(kept / "drawn.json")["images_per_second"])
+
+
+def save_grid(path: Path, images: NDArray[np.uint8], columns: int = 8) -> None:
+    """Write images uint8 [N, 3, H, W] as one PNG, `columns` a row, with a white line between."""
+    padded = np.pad(images, ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=255)
+    _, channels, height, width = padded.shape
+    rows = padded.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    _save_png(path, rows.reshape(-1, columns * width, channels))
+
+
+def save_gallery(folder: Path, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> tuple[GalleryItem, ...]:
+    """Write the first images as PNGs in the run's `gallery`; return what the record says of them."""
+    items = []
+    for number, (image, prompt) in enumerate(zip(images[:GALLERY], prompts[:GALLERY], strict=True)):
+        file = f"gallery/{number:02d}.png"
+        _save_png(folder / file, image.transpose(1, 2, 0))
+        items.append(
+            GalleryItem(caption=prompt.caption, caption_id=prompt.caption_id, seed=prompt.seed, file=file)
+        )
+    return tuple(items)
+
+
+def save_samples(
+    model: TextToImage, captions: Sequence[str], *, n: int, seed: int, out: Path, watch: Watch = silent
+) -> Path:
+    """Draw `n` images a caption into `out`: PNGs, `metadata.jsonl` as of an imagefolder, and `grid.png`."""
+    wanted = [(caption, seed_of("noise", seed, caption, number)) for caption in captions for number in range(n)]
+    images = model.sample([caption for caption, _ in wanted], seeds=[noise for _, noise in wanted]).numpy()
+    lines = []
+    for number, (image, (caption, noise)) in enumerate(zip(images, wanted, strict=True)):
+        name = f"{number:04d}.png"
+        _save_png(out / name, image.transpose(1, 2, 0))
+        lines.append(json.dumps({"file_name": name, "text": caption, "seed": noise}, ensure_ascii=False) + "\n")
+        watch("write", number + 1, len(wanted))
+    save_grid(out / "grid.png", images, columns=n if n <= 16 else 16)
+    with whole_file(out / "metadata.jsonl") as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return out
+
+
+def _save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    with whole_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

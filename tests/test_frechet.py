@@ -1,0 +1,228 @@
+"""The Fréchet distance against closed forms, other formulas, other libraries, and its own invariances."""
+
+import copy
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from t2ibench.errors import UserError
+from t2ibench.eval.frechet import FID, FeatureMoments, frechet_distance, load_moments, save_moments
+
+
+def normal(n, d, seed, scale=1.0, shift=0.0):
+    """Features with the spread of a real network's: a decaying spectrum, mixed, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = scale / torch.arange(1, d + 1, dtype=torch.float64).sqrt()
+    mix = torch.randn(d, d, generator=generator, dtype=torch.float64) / d**0.5
+    return (torch.randn(n, d, generator=generator, dtype=torch.float64) * spectrum) @ mix + shift
+
+
+def moments_of(mean, covariance, n=1000):
+    """Moments whose mean and covariance are exactly these."""
+    mean, covariance = torch.as_tensor(mean), torch.as_tensor(covariance)
+    return FeatureMoments(n=n, total=n * mean, outer=(n - 1) * covariance + n * torch.outer(mean, mean))
+
+
+def distance(a, b):
+    return frechet_distance(FeatureMoments.from_features(a), FeatureMoments.from_features(b))
+
+
+def orthogonal(d, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q
+
+
+@pytest.mark.parametrize("n", [20, 500])
+def test_a_set_is_at_distance_zero_from_itself(n):
+    x = normal(n, 48, seed=0)
+    assert distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_moments_are_numpys():
+    x = normal(100, 7, seed=1, shift=1000.0)
+    moments = FeatureMoments.from_features(x)
+    np.testing.assert_allclose(moments.mean, x.numpy().mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-6, atol=1e-9)
+    assert torch.equal(moments.covariance, moments.covariance.T)
+
+
+def test_commuting_covariances_follow_the_closed_form():
+    rotation = orthogonal(16, seed=2)
+    a, b = torch.rand(2, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
+    mean = torch.zeros(16, dtype=torch.float64)
+    got = frechet_distance(
+        moments_of(mean, rotation @ a.diag() @ rotation.T), moments_of(mean, rotation @ b.diag() @ rotation.T)
+    )
+    assert got == pytest.approx(((a.sqrt() - b.sqrt()) ** 2).sum().item(), rel=1e-9)
+
+
+def test_a_shift_costs_its_squared_length():
+    x = normal(200, 12, seed=4)
+    shift = torch.linspace(-1, 2, 12, dtype=torch.float64)
+    assert distance(x, x + shift) == pytest.approx(shift.square().sum().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("c", [0.25, 3.0])
+def test_a_scaled_covariance_costs_its_share_of_the_trace(c):
+    x = normal(300, 12, seed=5)
+    x = x - x.mean(dim=0)
+    trace = FeatureMoments.from_features(x).covariance.trace().item()
+    assert distance(x, c**0.5 * x) == pytest.approx((1 - c**0.5) ** 2 * trace, rel=1e-9)
+
+
+@pytest.mark.parametrize("d", [1, 8, 64])
+def test_agrees_with_the_matrix_square_root(d):
+    a, b = normal(400, d, seed=6), normal(300, d, seed=7, scale=1.5, shift=0.2)
+    first, second = (np.cov(x.numpy(), rowvar=False).reshape(d, d) for x in (a, b))
+    root = scipy.linalg.sqrtm(first @ second)
+    shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum().item()
+    assert distance(a, b) == pytest.approx(shift + np.trace(first + second - 2 * root.real), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(20, 30), (20, 500), (500, 20), (2, 2)])
+def test_fewer_images_than_features_agree_with_the_singular_values_of_the_features(n_a, n_b):
+    a, b = normal(n_a, 100, seed=8), normal(n_b, 100, seed=9, scale=1.2, shift=0.1)
+    centred_a, centred_b = a - a.mean(dim=0), b - b.mean(dim=0)
+    overlap = torch.linalg.svdvals(centred_a @ centred_b.T).sum() / ((n_a - 1) * (n_b - 1)) ** 0.5
+    traces = centred_a.square().sum() / (n_a - 1) + centred_b.square().sum() / (n_b - 1)
+    shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    assert distance(a, b) == pytest.approx((shift + traces - 2 * overlap).item(), rel=1e-9)
+
+
+def test_constant_features_leave_the_distance_of_the_means():
+    assert distance(torch.zeros(5, 3), torch.full((4, 3), 2.0)) == pytest.approx(12)
+
+
+def test_rotation_order_and_direction_do_not_matter():
+    a, b = normal(150, 20, seed=10), normal(120, 20, seed=11, shift=0.3)
+    rotation = orthogonal(20, seed=12)
+    want = distance(a, b)
+    assert distance(a @ rotation, b @ rotation) == pytest.approx(want, rel=1e-9)
+    assert distance(a.flip(0), b.roll(7, 0)) == pytest.approx(want, rel=1e-9)
+    assert distance(b, a) == pytest.approx(want, rel=1e-9)
+
+
+def test_the_metric_agrees_with_torchmetrics():
+    reference = torch.nn.Identity()
+    reference.num_features = 24
+    theirs = FrechetInceptionDistance(feature=reference).set_dtype(torch.float64)
+    ours = FID(24)
+    for real, seed in ((True, 13), (False, 14)):
+        for batch in normal(400, 24, seed).split(64):
+            theirs.update(batch, real=real)
+            ours.update(batch, real=real)
+    assert ours.compute().dtype == torch.float64
+    assert ours.compute().item() == pytest.approx(theirs.compute().item(), rel=1e-6)
+
+
+def test_streaming_and_merged_shards_give_what_one_batch_gives():
+    a, b = normal(90, 10, seed=15), normal(70, 10, seed=16)
+    streamed = FID(10)
+    for real, x in ((True, a), (False, b)):
+        for batch in x.split(13):
+            streamed.update(batch, real=real)
+    assert streamed.compute().item() == pytest.approx(distance(a, b), rel=1e-9)
+
+    whole = FeatureMoments.from_features(a)
+    merged = FeatureMoments.from_features(a[:40]) + FeatureMoments.from_features(a[40:])
+    assert merged.n == whole.n
+    torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
+
+    other = FID(10)
+    other.update(a[50:], real=True)
+    shard = FID(10)
+    shard.update(a[:50], real=True)
+    shard.update(b, real=False)
+    shard.merge_state(other)
+    assert shard.compute().item() == pytest.approx(distance(a, b), rel=1e-9)
+
+
+def test_kept_moments_stand_for_the_images(tmp_path):
+    a, b = normal(60, 6, seed=17), normal(50, 6, seed=18)
+    save_moments(tmp_path / "real.npz", FeatureMoments.from_features(a))
+    metric = FID(6)
+    metric.include(load_moments(tmp_path / "real.npz"), real=True)
+    metric.update(b, real=False)
+    assert metric.compute().item() == distance(a, b)
+    with pytest.raises(UserError, match="expected 7 features, got 6"):
+        FID(7).include(load_moments(tmp_path / "real.npz"), real=True)
+
+
+@pytest.mark.parametrize("degrade", [
+    lambda metric: metric.to(torch.float32),
+    lambda metric: metric.set_dtype(torch.float32),
+    lambda metric: metric.half(),
+    lambda metric: torch.nn.ModuleList([metric]).to(torch.bfloat16)[0],
+])
+def test_the_sums_stay_in_float64(degrade):
+    a, b = normal(60, 6, seed=19), normal(50, 6, seed=20)
+    metric = FID(6)
+    metric.update(a, real=True)
+    metric = degrade(metric)
+    metric.update(b, real=False)
+    assert {metric.real_outer.dtype, metric.fake_total.dtype} == {torch.float64}
+    assert metric.compute().item() == distance(a, b)
+    metric.reset()
+    assert metric.real_outer.dtype == torch.float64
+
+
+def test_reset_and_copies_are_clean():
+    metric = FID(3)
+    metric.update(torch.rand(5, 3), real=True)
+    copied = copy.deepcopy(metric)
+    metric.reset()
+    assert int(metric.real_n) == 0 and not metric.real_outer.any()
+    assert int(copied.real_n) == 5
+
+
+def test_bad_features_are_named():
+    metric = FID(3)
+    broken = torch.ones(4, 3)
+    broken[1, 2] = torch.nan
+    broken[3, 0] = torch.inf
+    with pytest.raises(UserError, match="2 of 4 images give NaN or infinity"):
+        metric.update(broken, real=False)
+    with pytest.raises(UserError, match=r"expected shape \[N, 3\], got \[4, 2\]"):
+        metric.update(torch.ones(4, 2), real=False)
+    metric.update(torch.rand(1, 3), real=True)
+    metric.update(torch.rand(9, 3), real=False)
+    with pytest.raises(UserError, match="at least 2 images on each side, got 1 and 9"):
+        metric.compute()
+    with pytest.raises(UserError, match="2 features cannot be compared with 3"):
+        distance(torch.rand(4, 2), torch.rand(4, 3))
+
+
+def corrupt(path, how):
+    arrays = {"n": np.int64(4), "total": np.zeros(3), "outer": np.eye(3)}
+    if how == "truncated":
+        np.savez(path, **arrays)
+        path.write_bytes(path.read_bytes()[:100])
+    elif how == "pickled":
+        np.savez(path, **{**arrays, "total": np.array([object()] * 3)})
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("moments")
+    elif how == "one array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif how == "missing array":
+        np.savez(path, n=arrays["n"], total=arrays["total"])
+    elif how == "shape":
+        np.savez(path, **{**arrays, "outer": np.eye(2)})
+    elif how == "not finite":
+        np.savez(path, **{**arrays, "total": np.array([0, np.nan, 0])})
+
+
+@pytest.mark.parametrize("how", [
+    "truncated", "pickled", "empty", "text", "one array", "missing array", "shape", "not finite", "absent",
+])
+def test_broken_moment_files_are_named(tmp_path, how):
+    path = tmp_path / "moments.npz"
+    corrupt(path, how)
+    with pytest.raises(UserError, match=r"moments\.npz: ") as caught:
+        load_moments(path)
+    assert "\n" not in str(caught.value)

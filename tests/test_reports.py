@@ -1,0 +1,389 @@
+"""Reports: the arithmetic of the tables, what they refuse to mix, and a page that stands alone."""
+
+import base64
+import csv
+import io
+import json
+import math
+import random
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2ibench.errors import UserError
+from t2ibench.reports import plots, tables, wording
+from t2ibench.reports.page import MAX_CAPTIONS, Report, command, report
+from t2ibench.reports.records import GalleryItem, LogRow, Record, Score, StageCost, save
+
+SPEC: dict[str, Any] = {
+    "model": "toy", "preset": "tiny", "config": {"width": 8}, "dataset": "scenes", "image_size": 32,
+    "data": {"train": "ab" * 32}, "seed": 0, "budget": 1000,
+    "evaluation": {"split": "test", "images": 500, "judges": ["scenes"], "seed": 0},
+}
+
+
+def fid(value: float, n: int = 500, judge: str = "scenes") -> Score:
+    return Score(metric="fid", judge=judge, value=value, stderr=None, n=n, higher_is_better=False)
+
+
+def precision(value: float, stderr: float | None = 0.25) -> Score:
+    return Score(metric="r_precision", judge="scenes", value=value, stderr=stderr, n=500,
+                 higher_is_better=True)
+
+
+def leave(folder: Path, scores: Sequence[Score] = (), captions: Sequence[str] = (), steps: int = 3,
+          passed: dict[str, Any] | None = None, notes: Sequence[str] = (), **spec: Any) -> Path:
+    """Leave a finished run in `folder`: its record, a log of `steps` lines, and a noise image a caption."""
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(abs(hash(folder.name)))
+    gallery = []
+    for number, caption in enumerate(captions):
+        Image.fromarray(noise.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        gallery.append(GalleryItem(caption=caption, caption_id=f"test-{number}", seed=number,
+                                   file=f"{number}.png"))
+    rows = [{"stage": "gan", "step": step, "images": step, "seconds": 0.1, "losses": {"g": 1 / (step + 1)}}
+            for step in range(steps)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save(folder, Record(
+        spec={**SPEC, **spec}, passed=passed or {}, scores=tuple(scores), gallery=tuple(gallery),
+        stages=(StageCost(stage="text", images=200, steps=2, seconds=30.0),
+                StageCost(stage="gan", images=800, steps=8, seconds=90.0)),
+        parameters={"generator": 1_500_000, "discriminator": 500_000}, sample_images_per_second=100.0,
+        environment={"torch": "2.13.0"}, notes=tuple(notes)))
+    return folder
+
+
+def read(folders: Iterable[Path]) -> list[tables.Table]:
+    return tables.tables(tables.load_runs(folders))
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+class Parsed(HTMLParser):
+    """A page's tags, the text by enclosing tag, and a proof that every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.text.append((self.open[-1] if self.open else "", data.strip()))
+
+    def values(self, attribute: str, tag: str | None = None) -> list[str]:
+        """Return an attribute's values, in the order of the page."""
+        return [found for name, attributes in self.tags
+                if tag in (None, name) and (found := attributes.get(attribute)) is not None]
+
+
+# --- tables
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(tmp_path: Path) -> None:
+    folders = [leave(tmp_path / f"r{seed}", [fid(value)], seed=seed) for seed, value in enumerate((1, 2, 6))]
+    (table,) = read(folders)
+    (row,) = table.rows
+    cell = row.cells["fid@scenes"]
+    assert (cell.values, cell.mean) == ((1, 2, 6), 3)
+    assert cell.sd == pytest.approx(math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2), rel=1e-15)
+    assert row.facts == {
+        "budget": 1000, "seeds": 3, "generator_parameters": 1_500_000, "parameters": 2_000_000,
+        "training_images": 1000, "training_minutes": 2.0, "sample_images_per_second": 100.0}
+    line = "| toy/tiny | 1k | 3 | 3.000 ± 2.646 | 1.5M | 2M | 1,000 | 2.0 | 100 |"
+    assert line in wording.markdown([table]).splitlines()
+
+
+def test_one_seed_shows_its_own_standard_error_marked_as_such(tmp_path: Path) -> None:
+    (table,) = read([leave(tmp_path / "r", [precision(12.5), fid(3)])])
+    texts = [entry.text for entry in wording.entries(table, table.rows[0])]
+    assert texts[2:4] == ["3.000", "12.50 ± 0.25†"]
+    assert any(note.startswith("† One seed") for note in wording.notes(table))
+    assert not any("standard deviation" in note for note in wording.notes(table))
+
+
+@pytest.mark.parametrize("changed", [
+    {"dataset": "emoji"}, {"image_size": 64}, {"data": {"train": "cd" * 32}},
+    {"evaluation": {**SPEC["evaluation"], "images": 2000}},
+    {"evaluation": {**SPEC["evaluation"], "split": "val"}},
+    {"evaluation": {**SPEC["evaluation"], "judges": ["in-domain"]}},
+    {"evaluation": {**SPEC["evaluation"], "judge_ids": ["joint:ab:bilinear-64"]}},
+])
+def test_protocols_never_share_a_table(tmp_path: Path, changed: dict[str, Any]) -> None:
+    found = read([leave(tmp_path / "a", [fid(1)]), leave(tmp_path / "b", [fid(2)], seed=1, **changed)])
+    assert sorted(table.rows[0].cells["fid@scenes"].values for table in found) == [(1,), (2,)]
+    assert len({(table.title, wording.protocol_line(table)) for table in found}) == 2
+
+
+def test_sample_sizes_never_share_a_column(tmp_path: Path) -> None:
+    (table,) = read([leave(tmp_path / "a", [fid(1, n=500)]), leave(tmp_path / "b", [fid(2, n=400)], seed=1)])
+    assert [h.text for h in wording.headings(table)][2:4] == ["FID@scenes (n=400)", "FID@scenes (n=500)"]
+    assert table.rows[0].cells["fid@scenes n=400"].values == (None, 2)
+    assert wording.entries(table, table.rows[0])[2].text == "2.000 (1 of 2 seeds)"
+
+
+def test_namesakes_are_told_apart_by_the_settings_that_differ(tmp_path: Path) -> None:
+    configs = [{"width": width, "text": {"depth": depth}} for width, depth in ((8, 1), (8, 2), (9, 2))]
+    (table,) = read(leave(tmp_path / str(i), config=config, seed=seed)
+                    for i, (config, seed) in enumerate([(c, s) for c in configs for s in (0, 1)]))
+    assert [row.method for row in table.rows] == [
+        "toy/tiny (text.depth=1, width=8)", "toy/tiny (text.depth=2, width=8)",
+        "toy/tiny (text.depth=2, width=9)"]
+    assert all(row.seeds == [0, 1] for row in table.rows)
+
+
+def test_a_budget_is_a_row_and_none_is_the_untrained_network(tmp_path: Path) -> None:
+    (table,) = read([leave(tmp_path / "a", budget=200_000), leave(tmp_path / "b", budget=0)])
+    assert [(row.method, wording.budget(row)) for row in table.rows] == [
+        ("toy/tiny", "0 (untrained)"), ("toy/tiny", "200k")]
+    assert "Budget 0 is the untrained network." in wording.notes(table)
+
+
+def test_order_and_repetition_of_folders_change_nothing(tmp_path: Path) -> None:
+    folders = [leave(tmp_path / f"{model}-{seed}-{budget}", [fid(seed + budget), precision(seed)],
+                     model=model, seed=seed, budget=budget)
+               for model in ("b", "a") for seed in (2, 10, 1) for budget in (50, 1000)]
+    expected = read(folders)
+    assert [row.seeds for row in expected[0].rows] == [[1, 2, 10]] * 4
+    for trial in range(5):
+        mixed = folders + folders[:trial]
+        random.Random(trial).shuffle(mixed)
+        assert tables.document(read(mixed)) == tables.document(expected)
+        assert tables.csv(read(mixed)) == tables.csv(expected)
+
+
+def test_a_copied_run_is_no_replicate(tmp_path: Path) -> None:
+    first = leave(tmp_path / "a", [fid(1)])
+    shutil.copytree(first, tmp_path / "copy")
+    (table,) = read([first, tmp_path / "copy"])
+    assert table.rows[0].cells["fid@scenes"].values == (1,)
+    assert table.repeats == ("copy",)
+    assert any("copy" in note for note in wording.notes(table))
+
+
+@pytest.mark.parametrize(("seeds", "claims_none"), [(3, True), (4, False)])
+def test_few_seeds_claim_no_significance(tmp_path: Path, seeds: int, claims_none: bool) -> None:
+    (table,) = read(leave(tmp_path / str(seed), [fid(seed)], seed=seed) for seed in range(seeds))
+    assert any("No significance" in note for note in wording.notes(table)) is claims_none
+
+
+def test_records_that_disagree_on_what_is_better_are_refused(tmp_path: Path) -> None:
+    other = Score(metric="fid", judge="scenes", value=1, stderr=None, n=500, higher_is_better=True)
+    with pytest.raises(UserError, match=r"/b: says of fid@scenes"):
+        read([leave(tmp_path / "a", [fid(1)]), leave(tmp_path / "b", [other], model="other", seed=1)])
+
+
+def test_no_runs_is_a_plain_error() -> None:
+    with pytest.raises(UserError, match="got none"):
+        tables.load_runs([])
+
+
+@pytest.mark.parametrize(("key", "label"), [
+    ("fid@scenes", "FID@scenes"), ("is@scenes", "IS@scenes"), ("clip_score@scenes", "CLIP score@scenes"),
+    ("r_precision@scenes", "R-precision@scenes"), ("fid@inception", "FID"), ("is@inception", "IS"),
+    ("clip_score@clip", "CLIP score"), ("fid@clip", "FID@clip"), ("r_precision@clip", "R-precision@clip"),
+    ("kid@scenes", "kid@scenes"), ("fid@inception n=10", "FID (n=10)"),
+])
+def test_plain_names_are_for_the_standard_judges_alone(key: str, label: str) -> None:
+    assert wording.label(key) == label
+
+
+@pytest.mark.parametrize(("count", "text"), [
+    (None, "–"), (0, "0"), (999, "999"), (1500, "1.5k"), (200_000, "200k"), (18_910_000, "18.9M"),
+    (2e9, "2G"), (5e12, "5,000G"),
+])
+def test_counts_are_short(count: float | None, text: str) -> None:
+    assert wording.short(count) == text
+
+
+def test_markdown_keeps_its_columns_whatever_the_names(tmp_path: Path) -> None:
+    (table,) = read(leave(tmp_path / str(i), config={"x": x}) for i, x in enumerate(("1|2\n<b>", "3")))
+    rows = [line for line in wording.markdown([table]).splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+    assert "toy/tiny (x=1\\|2 &lt;b>)" in rows[2]
+
+
+# --- plots
+
+
+def log(stage: str, values: Sequence[float], start: int = 0) -> list[LogRow]:
+    return [LogRow(stage=stage, step=step, images=start + 64 * step, seconds=0.0,
+                   losses={"g": value, "d": -value}) for step, value in enumerate(values)]
+
+
+def test_a_chart_a_stage_and_the_same_bytes_twice() -> None:
+    before = dict(matplotlib.rcParams)
+    curves = [plots.Curves(method="a$^2", log=log("text", [1, 2]) + log("gan", [3, math.nan, math.inf], 128)),
+              plots.Curves(method="b", log=log("gan", [1.0])), plots.Curves(method="c", log=[])]
+    charts = plots.loss_charts(curves)
+    assert [chart.stage for chart in charts] == ["text", "gan"]
+    assert "d, g" in charts[0].alt
+    assert plots.loss_charts(curves) == charts
+    assert dict(matplotlib.rcParams) == before
+    assert plots.loss_charts([]) == []
+
+
+def test_long_logs_of_many_runs_stay_small() -> None:
+    noise = np.random.default_rng(0).normal(size=5000).tolist()
+    (chart,) = plots.loss_charts([plots.Curves(method=f"m{i}", log=log("gan", noise)) for i in range(12)])
+    assert len(chart.svg) < 200_000
+
+
+def test_thinning_keeps_the_mean_and_skips_what_is_not_finite() -> None:
+    line = plots._line("m", log("gan", [0.0, 2.0, math.nan, 1.0] * 250), "g")
+    thin = plots._thinned(line, 50)
+    assert thin.values == pytest.approx(np.ones(50))
+    assert (thin.images[0], thin.images[-1]) == (64 * 9.5, 64 * 989.5)
+
+
+# --- the page
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two methods with two and one seeds, an untrained one, and a run of another data set."""
+    folder = tmp_path_factory.mktemp("runs")
+    captions = ['<script>alert("x")</script> & a star', "a red circle", "a “blue” square"]
+    return [
+        leave(folder / "toy-s0", [fid(10 / 3), precision(50)], captions, seed=0),
+        leave(folder / "toy-s1", [fid(1e-3), precision(60)], captions, seed=1),
+        leave(folder / "other-s0", [fid(7)], captions, model="other<b>"),
+        leave(folder / "toy-s0-b0", [fid(300)], captions, steps=0, budget=0),
+        leave(folder / "emoji-s0", [fid(8.25)], captions[:1], dataset="emoji"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, runs: list[Path]) -> Report:
+    return report(runs, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(written: Report) -> Parsed:
+    return Parsed(written.page.read_text(encoding="utf-8"))
+
+
+def test_the_page_fetches_nothing_and_runs_nobody_elses_script(page: Parsed) -> None:
+    links = [value for attribute in ("src", "href", "srcset", "action", "data", "poster", "background")
+             for value in page.values(attribute)]
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    scripts_and_styles = " ".join(text for tag, text in page.text if tag in ("script", "style"))
+    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest", scripts_and_styles)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert ("th", '<script>alert("x")</script> & a star') in page.text
+    assert ("button", "other<b>/tiny") in page.text
+    assert all(page.values("alt", "img"))
+    assert len(page.values("alt", "img")) == len(page.values("src", "img"))
+
+
+def test_every_gallery_image_is_in_the_page(page: Parsed, runs: list[Path]) -> None:
+    shown = {base64.b64decode(uri.split(",")[1]) for uri in page.values("src", "img") if "image/png" in uri}
+    files = {path.read_bytes() for folder in runs for path in folder.glob("*.png")}
+    assert len(files) == 13
+    assert shown == files
+
+
+def test_the_numbers_of_the_page_are_those_of_the_csv_and_the_json(page: Parsed, written: Report) -> None:
+    on_page = sorted(float(value) for value in page.values("data-value"))
+    rows = csv_rows(written.csv.read_text(encoding="utf-8"))
+    numbers = ["fid@scenes", "r_precision@scenes", "budget", "seeds", "generator_parameters", "parameters",
+               "training_images", "training_minutes", "sample_images_per_second"]
+    in_csv = sorted(float(row[name]) for row in rows for name in numbers if row[name])
+    assert on_page == in_csv
+    assert len(rows) == 4
+    toy = next(row for row in rows if row["runs"] == "toy-s0 toy-s1")
+    assert float(toy["fid@scenes"]) == (10 / 3 + 1e-3) / 2
+    assert (toy["r_precision@scenes seeds"], toy["seed_list"], toy["budget"]) == ("2", "0 1", "1000")
+
+    document = json.loads(written.json.read_text(encoding="utf-8"))
+    assert document["schema"] == 1
+    assert [table["protocol"]["dataset"] for table in document["tables"]] == ["emoji", "scenes"]
+    row = next(row for row in document["tables"][1]["rows"] if row["runs"] == ["toy-s0", "toy-s1"])
+    assert row["seeds"] == [0, 1]
+    assert row["scores"]["fid@scenes"]["values"] == [10 / 3, 1e-3]
+    assert row["scores"]["r_precision@scenes"] == {
+        "mean": 55.0, "sd": pytest.approx(math.sqrt(50)), "stderr": None, "values": [50.0, 60.0],
+        "higher_is_better": True}
+
+
+def test_every_row_leads_to_its_runs_and_their_commands(page: Parsed, runs: list[Path]) -> None:
+    for folder, run in zip(sorted(runs), tables.load_runs(runs), strict=True):
+        assert any(tag == "h4" and folder.name in text for tag, text in page.text)
+        assert ("code", command(run)) in page.text
+    controlled = page.values("aria-controls")
+    assert len(controlled) == 4 and set(controlled) <= set(page.values("id"))
+
+
+def test_captions_are_shown_up_to_a_limit_those_of_most_runs_first(tmp_path: Path) -> None:
+    shared = [f"caption {number}" for number in range(4)]
+    folders = [leave(tmp_path / "a", captions=[f"own {number}" for number in range(20)]),
+               leave(tmp_path / "b", captions=shared, seed=1), leave(tmp_path / "c", captions=shared, seed=2)]
+    page = Parsed(report(folders, tmp_path / "out").page.read_text(encoding="utf-8"))
+    captions = page.values("data-caption")
+    assert len(captions) == MAX_CAPTIONS
+    assert captions[:4] == shared
+    assert any("do not agree on which caption test-0 is" in text for _, text in page.text)
+
+
+def test_missing_pieces_are_noted_and_never_read_from_elsewhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (2, 2), "red").save(secret)
+    lost = leave(tmp_path / "lost", captions=["a", "b", "c"], steps=0)
+    (lost / "0.png").unlink()
+    (lost / "1.png").write_text("<svg/>")
+    record = tables.load_runs([lost])[0].record
+    outside = GalleryItem(caption="out", caption_id="out", seed=0, file="../secret.png")
+    save(lost, Record(**{**vars(record), "gallery": (*record.gallery, outside)}))
+    bare = leave(tmp_path / "bare", model="bare", notes=["left out"])
+    text = report([lost, bare], tmp_path / "out").page.read_text(encoding="utf-8")
+    said = " ".join(text for tag, text in Parsed(text).text if tag == "li")
+    for note in ("No training log: lost.", "No gallery: bare.", "No image: lost/0.png.",
+                 "Not a PNG: lost/1.png.", "No image: lost/../secret.png.", "left out (bare)"):
+        assert note in said
+    assert base64.b64encode(secret.read_bytes()).decode() not in text
+    assert base64.b64encode((lost / "2.png").read_bytes()).decode() in text
+
+
+def test_a_bad_record_leaves_no_report(tmp_path: Path, runs: list[Path]) -> None:
+    bad = leave(tmp_path / "bad")
+    (bad / "record.json").write_text("{")
+    with pytest.raises(UserError, match="bad"):
+        report([*runs, bad], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_is_the_typed_one_or_follows_from_the_specification(tmp_path: Path) -> None:
+    passed = {"model": "my model.py:Toy", "data": "folder", "root": "/data", "preset": "tiny", "seed": 5,
+              "budget": 1000, "settings": {"width": 9}, "precision": None}
+    typed, given, derived = tables.load_runs([
+        leave(tmp_path / "a", passed={"command": "t2ibench run toy --data scenes"}),
+        leave(tmp_path / "b", passed=passed),
+        leave(tmp_path / "c", config={"width": 8, "name": "x y", "bias": True}, seed=3),
+    ])
+    assert command(typed) == "t2ibench run toy --data scenes"
+    assert command(given) == ("t2ibench run 'my model.py:Toy' --data folder --root /data --preset tiny "
+                              "--seed 5 --budget 1000 --set width=9")
+    assert command(derived) == ("t2ibench run toy --data scenes --preset tiny --seed 3 --budget 1000 "
+                                "--set width=8 --set 'name=x y' --set bias=true")
