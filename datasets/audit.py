@@ -54,6 +54,20 @@ class Report:
         """Return the report as a JSON-able dictionary, with the leaks."""
         return {**asdict(self), "leaks": self.leaks}
 
+    def to_text(self) -> str:
+        """Return the report for people: a line a split, a line for what two splits share, then the leaks."""
+        lines = [
+            f"{name}: {split.images:,} images, {split.captions:,} captions of {split.words_min} to "
+            f"{split.words_max} words (median {split.words_median:g}), {split.without_captions} without a caption, "
+            f"{sum(len(ids) - 1 for ids in split.duplicates)} duplicate images"
+            for name, split in self.splits.items()
+        ]
+        lines += [
+            f"{' and '.join(pair.splits)}: {len(pair.same_images)} images and {pair.same_captions:,} captions in both"
+            for pair in self.pairs
+        ]
+        return "\n".join([*lines, *(f"LEAK: {leak}" for leak in self.leaks)])
+
 
 def check(stores: Mapping[str, Store]) -> Report:
     """Return the audit of prepared splits, given by name at one size. Same images means: equal pixels."""

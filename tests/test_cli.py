@@ -1,0 +1,184 @@
+"""The command line as a user meets it: every verb once, and every mistake in one line with exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2ibench import cli
+from t2ibench.files import read_json, write_json
+
+TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
+        "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8"]  # fmt: skip
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs the command line and gives exit code, stdout and stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["t2ibench", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return an imagefolder of 240 coloured squares whose captions say their colour and shade."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng, lines = np.random.default_rng(0), []
+    for number in range(240):
+        shade, channel = int(rng.integers(100, 255)), number % 3
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[8:24, 8:24, channel] = shade
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        text = f"a {('red', 'green', 'blue')[channel]} square of shade {shade} number {number}"
+        lines.append(json.dumps({"file_name": f"{number:03d}.png", "text": [text, text.upper()]}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return folder
+
+
+def first_run(call: Call, runs: Path) -> dict[str, Any]:
+    code, out, _ = call("run", "text-dcgan", "--budget", "640", "--samples", "200", "--runs", runs, "--json", *TINY)
+    assert code == 0
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
+    found = first_run(call, tmp_path / "runs")
+    folder = Path(found["run"])
+    assert set(found["scores"]) == {"fid@scenes", "is@scenes", "clip_score@scenes", "r_precision@scenes"}
+    assert found["scores"]["fid@scenes"]["higher_is_better"] is False and found["scores"]["fid@scenes"]["n"] == 200
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert first_run(call, tmp_path / "runs") == found, "the same command again has nothing to do"
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    code, out, _ = call("score", folder, "--samples", "200", "--json")
+    assert (code, json.loads(out)) == (0, found)
+
+    code, out, _ = call("sample", folder, "a red circle", "a blue star", "--n", "3", "--out", tmp_path / "s", "--json")
+    assert code == 0 and json.loads(out)["images"] == 6
+    rows = [json.loads(line) for line in (tmp_path / "s" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["a red circle"] * 3 + ["a blue star"] * 3
+    assert Image.open(tmp_path / "s" / rows[5]["file_name"]).size == (32, 32)
+
+    code, out, _ = call("report", "--runs", tmp_path / "runs", "--out", tmp_path / "report", "--json")
+    assert code == 0 and "FID@scenes" in Path(json.loads(out)["page"]).read_text()
+
+
+def test_a_folder_of_images_is_scored(call: Call, pictures: Path, tmp_path: Path) -> None:
+    code, out, err = call("score", "--images", pictures, "--data", "scenes", "--size", "32", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["run"] is None and found["scores"]["fid@scenes"]["n"] == 240
+
+
+def test_data_prepare_and_check(call: Call, pictures: Path) -> None:
+    code, out, _ = call("data", "prepare", "imagefolder", "--root", pictures, "--size", "32", "--json")
+    prepared = json.loads(out)
+    assert code == 0 and sum(split["images"] for split in prepared.values()) == 240
+    code, out, _ = call("data", "check", "imagefolder", "--root", pictures, "--size", "32", "--json")
+    report = json.loads(out)
+    assert set(report["splits"]) == set(prepared)
+    assert code == (1 if report["leaks"] else 0)
+
+
+def test_list_and_describe_keep_their_json(call: Call) -> None:
+    code, out, _ = call("list", "--json")
+    listed = json.loads(out)
+    assert code == 0 and set(listed) == {"models", "datasets", "judges", "metrics"}
+    assert {"name", "paper", "presets"} == set(listed["models"][0])
+    code, out, _ = call("describe", "text-dcgan", "--preset", "paper", "--json")
+    described = json.loads(out)
+    assert set(described) == {"model", "preset", "stages", "parameters", "flops_per_image"}
+    assert described["stages"] == ["text_encoder", "gan"] and described["flops_per_image"] > 1e9
+    code, out, _ = call("doctor", "--json")
+    usable = {finding["what"]: finding["usable"] for finding in json.loads(out)["findings"]}
+    assert code == 0 and usable["judge scenes"] and not usable["judge inception"]
+
+
+MISTAKES = [
+    (["describe", "text-dcgam"], "unknown model 'text-dcgam': did you mean 'text-dcgan'?"),
+    (["describe", "text-dcgan", "--preset", "tiney"], "did you mean 'tiny'?"),
+    (["describe", "text-dcgan", "--set", "batchsize=3"], "did you mean 'batch_size'?"),
+    (["run", "text-dcgan", "--data", "sceens"], "unknown data set 'sceens': did you mean 'scenes'?"),
+    (["run", "text-dcgan", "--budget", "lots"], "budget 'lots': expected a number of training images"),
+    (["run", "text-dcgan", "--root", "x"], "--root"),
+    (["run", "text-dcgan", "--data", "imagefolder"], "--root"),
+    (["run", "text-dcgan", "--judges", "scnes", "--budget", "0"], "unknown judge 'scnes': did you mean 'scenes'?"),
+    (["run", "text-dcgan", "--judges", "inception", "--budget", "0"], "pt_inception-2015-12-05"),
+    (["train", "text-dcgan", "--device", "cuda:9"], "no CUDA device"),
+    (["train", "text-dcgan", "--precision", "float8"], "unknown precision 'float8'"),
+    (["score"], "give either the folder of a run, or --images"),
+    (["score", "nowhere"], "nowhere: not the folder of a run"),
+    (["score", "--images", "nowhere", "--data", "scenes"], "nowhere"),
+    (["report", "--runs", "nowhere"], "no finished runs there"),
+    (["sample", "nowhere", "a star"], "not the folder of a run"),
+    (["sweep", "run", "nowhere.toml"], "nowhere.toml: no such sweep file"),
+    (["list", "modles"], "did you mean 'models'?"),
+    (["data", "check", "emojis"], "did you mean 'emoji'?"),
+    (["describe"], "Missing argument"),
+    (["run", "text-dcgan", "--samples", "many"], "not a valid int"),
+    (["fly"], "No such command 'fly'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES)
+def test_mistakes_are_one_line_and_exit_2(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    said = [text for text in err.splitlines() if text.startswith("error: ")]
+    assert code == 2 and out == "" and len(said) == 1 and line in said[0]
+    code, out, _ = call(*arguments, "--json")
+    assert code == 2 and line in json.loads(out)["error"]
+
+
+def test_a_record_of_another_version_is_said(call: Call, tmp_path: Path) -> None:
+    folder = Path(first_run(call, tmp_path)["run"])
+    write_json(folder / "record.json", read_json(folder / "record.json") | {"schema": 99})
+    for verb in (["report", folder], ["score", folder, "--samples", "200"]):
+        code, _, err = call(*verb)
+        assert code == 2 and "record.json: written with record schema 99" in err
+    write_json(folder / "run.json", {"spec": {}})
+    code, _, err = call("sample", folder, "a star")
+    assert code == 2 and "run.json: not written by this version" in err
+
+
+def test_a_run_that_another_process_holds_is_said(call: Call, tmp_path: Path) -> None:
+    from t2ibench.suite.run import locked
+
+    folder = Path(first_run(call, tmp_path)["run"])
+    (folder / "training.json").unlink()
+    with locked(folder):
+        code, _, err = call("run", "text-dcgan", "--budget", "640", "--runs", tmp_path, *TINY)
+    assert code == 2 and "another process is working on this run" in err
+
+
+def test_help_and_list_do_not_import_torch() -> None:
+    for arguments in (["--help"], ["list"], ["list", "--json"], ["run", "--help"]):
+        program = f"import sys; sys.argv = ['t2ibench', *{arguments}]; from t2ibench.cli import main\n" \
+                  "try: main()\nexcept SystemExit: pass\n" \
+                  "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'torchmetrics'} & set(sys.modules)\n" \
+                  "sys.exit(f'imported {heavy}' if heavy else 0)"  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,190 @@
+"""The harness: prompts that pair runs up, one pass a judge, scores that move the right way."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from t2ibench.datasets.scenes import Scenes
+from t2ibench.datasets.store import Store, prepare
+from t2ibench.errors import UserError
+from t2ibench.eval.harness import choose_prompts, evaluate, reference_moments
+from t2ibench.eval.joint_judge import (
+    JointJudge,
+    JointNetwork,
+    class_targets,
+    held_out_accuracy,
+    in_domain_judge,
+    save_judge,
+    scenes_judge,
+    trim,
+)
+from t2ibench.eval.judges import Look, Training
+from t2ibench.reports.records import Score
+
+
+@pytest.fixture(scope="module")
+def judge(world: Store) -> JointJudge:
+    return scenes_judge(Training(train=world, held_out=world))
+
+
+def scores(evaluated: Sequence[Score]) -> dict[str, float]:
+    return {score.metric: score.value for score in evaluated}
+
+
+def test_prompts_are_the_same_for_every_model_and_cover_the_split(held_out: Store) -> None:
+    prompts = choose_prompts(held_out, 300, seed=0)
+    assert prompts == choose_prompts(held_out, 300, seed=0)
+    assert prompts[:100] == choose_prompts(held_out, 100, seed=0)
+    assert {prompt.caption_id.split("#")[0] for prompt in prompts} == set(held_out.ids)
+    for prompt in prompts[:20]:
+        name, _, number = prompt.caption_id.partition("#")
+        assert held_out.captions(held_out.ids.index(name))[int(number)] == prompt.caption
+    assert choose_prompts(held_out, 300, seed=1) != prompts
+
+
+def test_more_prompts_than_images_repeat_none(held_out: Store) -> None:
+    prompts = choose_prompts(held_out, 300 * 7, seed=0)
+    assert len({(prompt.caption_id, prompt.seed) for prompt in prompts}) == 300 * 7
+    assert len({prompt.caption_id for prompt in prompts}) == 300 * 5
+
+
+def test_real_images_score_well_and_damage_shows(judge: JointJudge, held_out: Store) -> None:
+    other = prepare(Scenes(sizes={"val": 300}), "val", 32)
+    batch = other.batch(np.arange(300))
+    good = scores(evaluate(batch.images, batch.captions, held_out, [judge]).scores)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 40, batch.images.shape))
+    noisy = (batch.images + noise).clamp(0, 255).to(torch.uint8)
+    bad = scores(evaluate(noisy, batch.captions, held_out, [judge]).scores)
+    shuffled = scores(evaluate(batch.images, batch.captions[1:] + batch.captions[:1], held_out, [judge]).scores)
+    assert good["r_precision"] > 0.8 and good["clip_score"] > shuffled["clip_score"] + 20
+    assert bad["fid"] > 3 * good["fid"] and bad["clip_score"] < good["clip_score"]
+    assert shuffled["r_precision"] < 0.06
+    assert shuffled["fid"] == pytest.approx(good["fid"])
+
+
+def test_the_batch_of_the_judge_does_not_matter(judge: JointJudge, held_out: Store) -> None:
+    images = held_out.batch(range(40)).images
+    whole = judge.look(images)
+    parts = torch.cat([judge.look(images[at : at + 7]).features for at in range(0, 40, 7)])
+    torch.testing.assert_close(whole.features, parts, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_of_another_size_is_resized(judge: JointJudge) -> None:
+    small, large = (prepare(Scenes(sizes={"val": 100}), "val", size).batch(range(100)) for size in (32, 128))
+    a, b = judge.look(small.images), judge.look(large.images)
+    assert a.embeddings is not None and b.embeddings is not None
+    assert float((a.embeddings * b.embeddings).sum(1).mean()) > 0.8
+
+
+class Counting:
+    """A judge that counts how often it is asked to look."""
+
+    name, id = "counting", "counting:1"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def look(self, images: torch.Tensor) -> Look:
+        self.seen += len(images)
+        return Look(features=images.float().mean((2, 3)))
+
+    def caption_embeddings(self, captions: Sequence[str]) -> None:
+        return None
+
+
+def test_every_judge_sees_every_image_once(held_out: Store) -> None:
+    first, second = Counting(), Counting()
+    second.id = "counting:2"
+    batch = held_out.batch(range(300))
+    found = evaluate(batch.images, batch.captions, held_out, [first, second])
+    assert first.seen == second.seen == 600  # 300 drawn and 300 real
+    assert [score.metric for score in found.scores] == ["fid", "fid"]
+    assert found.scores[0].value == pytest.approx(0, abs=1e-6)
+    evaluate(batch.images, batch.captions, held_out, [first])
+    assert first.seen == 900, "the real images' moments are kept"
+
+
+def test_kept_moments_are_of_this_judge_and_this_data(held_out: Store, world: Store) -> None:
+    counting = Counting()
+    counting.id = "counting:3"
+    a, b = (reference_moments(counting, data, lambda *_: None) for data in (held_out, world))
+    again = reference_moments(counting, held_out, lambda *_: None)
+    assert torch.equal(a.outer, again.outer) and not torch.equal(a.outer, b.outer)
+    assert counting.seen == 600
+
+
+def test_too_few_captions_for_r_precision_are_noted(judge: JointJudge, held_out: Store) -> None:
+    batch = held_out.batch(range(60))
+    found = evaluate(batch.images, batch.captions, held_out, [judge])
+    assert "r_precision" not in scores(found.scores) and "different captions came and 100 are needed" in found.notes[0]
+
+
+def test_images_and_captions_must_pair_up(judge: JointJudge, held_out: Store) -> None:
+    with pytest.raises(UserError, match="2 images and 1 captions"):
+        evaluate(held_out.batch([0, 1]).images, ["one"], held_out, [judge])
+
+
+def test_the_shipped_judge_reports_its_accuracy(judge: JointJudge, held_out: Store) -> None:
+    assert judge.held_out["classes"] > 0.9 and judge.held_out["caption_of_100"] > 0.85
+    measured = held_out_accuracy(judge, held_out)
+    assert measured["caption_of_100"] == pytest.approx(judge.held_out["caption_of_100"], abs=0.05)
+
+
+def test_the_shipped_judge_knows_held_out_combinations(judge: JointJudge) -> None:
+    compose = prepare(Scenes(sizes={"compose": 300}), "compose", 32)
+    assert held_out_accuracy(judge, compose)["caption_of_100"] > 0.8
+
+
+def test_an_in_domain_judge_learns_and_is_kept(
+    world: Store, held_out: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2ibench.eval.joint_judge.IN_DOMAIN_IMAGES", 2560)
+    heard: list[int] = []
+    training = Training(train=world, held_out=held_out, progress=lambda done, total: heard.append(done))
+    first = in_domain_judge(training)
+    assert heard[-1] == 2560 and first.held_out["caption_of_100"] > 0.02
+    again = in_domain_judge(training)
+    assert len(heard) == 20 and again.id == first.id and again.name == "in-domain"
+
+
+def test_a_judge_of_data_without_labels(tmp_path: Path, held_out: Store) -> None:
+    class Unlabelled:
+        class_names: tuple[str, ...] = ()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(held_out, name)
+
+        def __len__(self) -> int:
+            return len(held_out)
+
+    data = Unlabelled()
+    save_judge(tmp_path / "j", [data], data, images=128, progress=lambda done, total: None)  # type: ignore[list-item, arg-type]
+    look = JointJudge("j", tmp_path / "j").look(held_out.batch([0]).images)
+    assert look.class_probabilities is None and look.embeddings is not None
+
+
+def test_targets_are_spread_over_the_kinds_shown(held_out: Store) -> None:
+    targets = class_targets(held_out)
+    assert targets.sum(1) == pytest.approx(1)
+    for index in range(50):
+        scene = held_out.scene(index)
+        assert scene is not None
+        kinds = {f"{thing['colour']} {thing['shape']}" for thing in scene["objects"]}
+        assert {held_out.class_names[at] for at in np.flatnonzero(targets[index])} == kinds
+
+
+def test_a_damaged_judge_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "judge.safetensors"
+    path.write_bytes(b"not a judge")
+    with pytest.raises(UserError, match=r"judge\.safetensors: not a judge of this version"):
+        JointJudge("x", path)
+
+
+def test_trimmed_padding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = JointNetwork(classes=0, vocabulary=10).eval()
+    tokens = torch.tensor([[3, 4, 2, 0, 0, 0], [5, 6, 7, 2, 0, 0]])
+    torch.testing.assert_close(network.text(tokens), network.text(trim(tokens)), atol=1e-5, rtol=1e-5)

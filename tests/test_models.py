@@ -1,0 +1,129 @@
+"""Conformance: what the suite asks of every registered model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2ibench.baselines.interface import TextToImage
+from t2ibench.datasets.store import Store
+from t2ibench.suite.checkpoint import load_state, save_state
+from t2ibench.suite.plugins import MODELS, find_model
+from t2ibench.suite.spec import resolve_config
+
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "text-dcgan": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, "learning_rate": 0.01,
+                   "text_encoder.channels": [8, 8, 8], "text_encoder.recurrent_width": 16,
+                   "text_encoder.image_width": 8},
+}  # fmt: skip
+"""Settings with which a model trains in a moment; a new model adds its own row."""
+
+names = pytest.mark.parametrize("name", MODELS)
+
+
+def make(name: str) -> TextToImage:
+    found = find_model(name)
+    torch.manual_seed(0)
+    model: TextToImage = found.make(resolve_config(found.presets["tiny"], SMALL[name]))
+    return model
+
+
+def learn(model: TextToImage, data: Store, steps: int) -> None:
+    for stage in model.stages(data):
+        for step in range(steps):
+            torch.manual_seed(step)
+            losses = stage.train_step(data.batch(range(step * 8, step * 8 + stage.batch_size)))
+            assert losses and all(torch.isfinite(torch.as_tensor(value)) for value in losses.values())
+
+
+@names
+def test_the_table_names_the_presets_and_every_size_is_there(name: str) -> None:
+    presets = find_model(name).presets
+    assert MODELS[name].presets == tuple(presets)
+    assert {"tiny", "small", "paper"} <= set(presets)
+    assert presets["tiny"].image_size == 32 and presets["small"].image_size == 64
+
+
+@names
+def test_config_is_frozen_keyword_only_and_documented(name: str) -> None:
+    import inspect
+
+    config = type(find_model(name).presets["tiny"])
+    with pytest.raises(TypeError):
+        config(64)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().image_size = 1
+    source = inspect.getsource(config)
+    for field in dataclasses.fields(config):
+        after = source.split(f"    {field.name}:")[1].split("\n", 1)[1].lstrip()
+        assert after.startswith('"""'), f"{field.name} has no line of doc under it"
+
+
+@names
+def test_stages_share_the_whole_budget_and_change_their_networks(name: str, world: Store) -> None:
+    model = make(name)
+    stages = model.stages(world)
+    assert sum(stage.share for stage in stages) == pytest.approx(1)
+    assert len({stage.name for stage in stages}) == len(stages)
+    before = {key: value.clone() for net in model.networks().values() for key, value in net.state_dict().items()}
+    learn(model, world, steps=2)
+    after = {key: value for net in model.networks().values() for key, value in net.state_dict().items()}
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@names
+def test_pixels_do_not_depend_on_the_batch_size(name: str, world: Store) -> None:
+    model = make(name)
+    learn(model, world, steps=2)
+    captions, seeds = world.batch(range(64)).captions, list(range(64))
+    whole = model.sample(captions, seeds=seeds)
+    assert whole.dtype == torch.uint8 and whole.shape == (64, 3, 32, 32)
+    for size in (1, 7):
+        parts = [model.sample(captions[at : at + size], seeds=seeds[at : at + size]) for at in range(0, 64, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@names
+def test_captions_and_seeds_both_matter(name: str, world: Store) -> None:
+    model = make(name)
+    learn(model, world, steps=12)
+    captions = world.batch(range(8)).captions
+    drawn = model.sample(captions, seeds=[1] * 8)
+    assert not torch.equal(drawn, model.sample(captions[::-1], seeds=[1] * 8))
+    assert not torch.equal(drawn, model.sample(captions, seeds=[2] * 8))
+    assert torch.equal(drawn, model.sample(captions, seeds=[1] * 8))
+
+
+@names
+def test_odd_captions_are_drawn(name: str, world: Store) -> None:
+    model = make(name)
+    odd = ["", "a", "ünïcode 🦊 and zyzzyva", "word " * 2000, "\n\t"]
+    assert model.sample(odd, seeds=range(5)).shape == (5, 3, 32, 32)
+
+
+@names
+def test_a_stage_restored_goes_on_bit_by_bit(name: str, world: Store, tmp_path: Path) -> None:
+    kept, fresh = make(name), make(name)
+    for ours, theirs in zip(kept.stages(world), fresh.stages(world), strict=True):
+        batches = [world.batch(range(at, at + ours.batch_size)) for at in (0, 40, 80)]
+        torch.manual_seed(5)
+        for batch in batches[:2]:
+            ours.train_step(batch)
+        save_state(tmp_path / "stage", ours.state_dict())
+        theirs.load_state_dict(load_state(tmp_path / "stage"))
+        torch.manual_seed(6)
+        ours.train_step(batches[2])
+        torch.manual_seed(6)
+        theirs.train_step(batches[2])
+        a, b = ours.state_dict(), theirs.state_dict()
+        assert flat(a) and all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
+
+
+def flat(state: Any) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state]
+    entries = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return [tensor for entry in entries for tensor in flat(entry)]

@@ -1,0 +1,143 @@
+"""Text-DCGAN: the published sizes, the losses by hand, and what its three objectives do."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from t2ibench.baselines.text_dcgan import (
+    PAPER,
+    PRESETS,
+    TINY,
+    Discriminator,
+    GANStage,
+    Generator,
+    TextDCGAN,
+    discriminator_loss,
+    generator_loss,
+)
+from t2ibench.baselines.text_encoders import CharCNNRNN, CharCNNRNNConfig, joint_embedding_loss
+from t2ibench.datasets.store import Store
+from t2ibench.suite.describe import describe
+
+
+def test_published_parameter_counts() -> None:
+    parameters = describe("text-dcgan", "paper", {}).parameters
+    assert parameters["generator"] == pytest.approx(18.91e6, rel=0.005)
+    assert parameters["discriminator"] == pytest.approx(4.03e6, rel=0.005)
+    assert parameters["text_encoder"] == pytest.approx(4.05e6, rel=0.005)
+
+
+def test_char_cnn_rnn_sees_18_steps() -> None:
+    with torch.device("meta"):
+        encoder = CharCNNRNN(CharCNNRNNConfig())
+        steps = encoder.convolutions(torch.zeros(1, 70, 201))
+    assert steps.shape == (1, 512, 18)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_every_size_of_image(size: int) -> None:
+    config = replace(TINY, image_size=size, generator_width=8, discriminator_width=8)
+    text = torch.zeros(2, config.text_encoder.text_dim)
+    images = Generator(config)(torch.zeros(2, 100), text)
+    assert images.shape == (2, 3, size, size)
+    assert Discriminator(config)(images, text).shape == (2,)
+
+
+def test_third_layer_activation_is_the_only_difference_it_makes() -> None:
+    with_it, without = Discriminator(PAPER), Discriminator(replace(PAPER, third_layer_activation=False))
+    assert len(with_it.image) == len(without.image) + 1
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_losses_by_hand() -> None:
+    real, wrong, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.0]), torch.tensor([-1.0, 3.0])
+    real_term = (softplus(-1) + softplus(2)) / 2
+    wrong_term = (softplus(0.5) + softplus(0)) / 2
+    fake_term = (softplus(-1) + softplus(3)) / 2
+    cls = discriminator_loss(real, wrong, fake, 0.25)
+    assert cls.item() == pytest.approx(real_term + 0.25 * wrong_term + 0.75 * fake_term, rel=1e-6)
+    assert discriminator_loss(real, None, fake, 0.25).item() == pytest.approx(real_term + fake_term, rel=1e-6)
+    weights = torch.tensor([1.0, 0.5])
+    expected = (softplus(-1) + 0.5 * softplus(2)) / 2
+    assert generator_loss(real, weights).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_joint_embedding_loss_by_hand() -> None:
+    image = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    text = torch.tensor([[0.5, 0.0], [0.25, 1.0]])
+    # Scores [[0.5, 0.25], [0, 2]]: image->text hinges 0.75 and max(0, -1); text->image 0.5 and max(0, -0.75).
+    expected = (0.75 + 0.0 + 0.5 + 0.0) / 4
+    assert joint_embedding_loss(image, text, torch.tensor([0, 1])).item() == pytest.approx(expected)
+    assert joint_embedding_loss(image, text, torch.tensor([3, 3])).item() == 0
+
+
+def gan_stage(objective: str, **settings: object) -> GANStage:
+    torch.manual_seed(0)
+    config = replace(TINY, objective=objective, generator_width=8, discriminator_width=8, batch_size=16, **settings)
+    stage = TextDCGAN(config).stages(None)[1]
+    assert isinstance(stage, GANStage)
+    return stage
+
+
+def test_wrong_pairs_teach_the_discriminator_only_in_cls(world: Store) -> None:
+    batch = world.batch(range(16))
+    moved = {}
+    for objective in ("gan-cls", "gan-int"):
+        weights = []
+        for mismatch_weight in (0.2, 0.8):
+            stage = gan_stage(objective, mismatch_weight=mismatch_weight)
+            torch.manual_seed(1)
+            stage.train_step(batch)
+            weights.append(stage.discriminator.judge[0].weight.detach().clone())
+        moved[objective] = not torch.equal(*weights)
+    assert moved == {"gan-cls": True, "gan-int": False}
+
+
+def test_interpolated_captions_teach_the_generator_only_in_int(world: Store) -> None:
+    batch = world.batch(range(16))
+    moved = {}
+    for objective in ("gan-cls", "gan-int", "gan-int-cls"):
+        losses = []
+        for interpolation_weight in (0.0, 1.0):
+            stage = gan_stage(objective, interpolation_weight=interpolation_weight)
+            torch.manual_seed(1)
+            losses.append(float(stage.train_step(batch)["generator"]))
+        moved[objective] = losses[0] != losses[1]
+    assert moved == {"gan-cls": False, "gan-int": True, "gan-int-cls": True}
+
+
+def test_seen_once_equals_seen_again() -> None:
+    """The wrong pairs reuse what was seen in the batch; the full pass over the permuted images agrees."""
+    discriminator = gan_stage("gan-cls").discriminator.train()
+    images, text = torch.randn(6, 3, 32, 32), torch.randn(6, 128)
+    order = torch.tensor([2, 0, 1, 5, 3, 4])
+    short = discriminator.match(discriminator.image(images)[order], discriminator.text(text))
+    torch.testing.assert_close(short, discriminator(images[order], text), atol=1e-4, rtol=1e-4)
+
+
+def test_text_encoder_is_frozen_in_the_gan_stage(world: Store) -> None:
+    stage = gan_stage("gan-int-cls")
+    before = {key: value.clone() for key, value in stage.text_encoder.state_dict().items()}
+    stage.train_step(world.batch(range(16)))
+    assert all(torch.equal(before[key], value) for key, value in stage.text_encoder.state_dict().items())
+
+
+def test_learning_rate_halves_on_schedule(world: Store) -> None:
+    stage = gan_stage("gan-cls", halve_every_kimg=0.032)
+    rates = []
+    for _ in range(4):
+        stage.train_step(world.batch(range(16)))
+        rates.append(stage.generator_optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([2e-4, 1e-4, 1e-4, 5e-5])
+
+
+def test_presets_differ_in_objective_only() -> None:
+    for size in ("tiny", "paper"):
+        for objective in ("gan-cls", "gan-int"):
+            assert PRESETS[f"{size}-{objective}"] == replace(PRESETS[size], objective=objective)
+        assert PRESETS[size].objective == "gan-int-cls"

@@ -1,0 +1,173 @@
+"""The loop: budgets, order, averages, the guard, and runs that are killed and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2ibench.baselines.interface import Stage, optimiser_step
+from t2ibench.datasets.captioned import Batch, CaptionedDataset
+from t2ibench.datasets.store import Store
+from t2ibench.errors import UserError
+from t2ibench.files import digest_of_file
+from t2ibench.reports.records import read_log
+from t2ibench.suite.training import Average, Order, train
+
+
+class ToyStage:
+    """A line fitted to the mean brightness of images, with noise in every step."""
+
+    name, share, batch_size, draws, ema_kimg = "line", 1.0, 10, True, 0.05
+
+    def __init__(self, line: nn.Linear, fail_at: int | None = None) -> None:
+        self.line, self.fail_at, self.steps = line, fail_at, 0
+        self.averaged: Mapping[str, nn.Module] = {"line": line}
+        self.optimiser = torch.optim.Adam(line.parameters(), 0.01)
+
+    def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
+        brightness = batch.images.float().mean((1, 2, 3), keepdim=False)[:, None] / 255
+        loss = (self.line(torch.randn(len(batch), 1)) - brightness).square().mean()
+        optimiser_step(self.optimiser, loss)
+        self.steps += 1
+        return {"loss": loss.detach() * (float("nan") if self.steps == self.fail_at else 1.0)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"line": self.line.state_dict(), "optimiser": self.optimiser.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.line.load_state_dict(state["line"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps = state["steps"]
+
+
+class ToyModel:
+    config = None
+
+    def __init__(self, fail_at: int | None = None, stages: int = 2) -> None:
+        torch.manual_seed(0)
+        self.lines = [nn.Linear(1, 1) for _ in range(stages)]
+        self.fail_at = fail_at
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {f"line{number}": line for number, line in enumerate(self.lines)}
+
+    def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
+        stages = [ToyStage(line, self.fail_at) for line in self.lines]
+        for number, stage in enumerate(stages):
+            stage.name, stage.share = f"stage{number}", 1 / len(stages)
+        return stages
+
+    def sample(self, captions: Sequence[str], *, seeds: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(len(captions), 3, 4, 4, dtype=torch.uint8)
+
+
+def test_budget_is_over_all_stages_and_logged(world: Store, tmp_path: Path) -> None:
+    grids: list[int] = []
+    costs = train(ToyModel(), world, tmp_path, budget=1000, seed=0, draw_grid=grids.append)
+    assert [(cost.stage, cost.images, cost.steps) for cost in costs] == [("stage0", 500, 50), ("stage1", 500, 50)]
+    rows = read_log(tmp_path)
+    assert [row.images for row in rows] == list(range(10, 1001, 10))
+    assert grids[0] == 10 and grids[-1] == 980 and len(grids) == 18
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"train.jsonl", "weights.safetensors", "training.json"}
+    assert json.loads((tmp_path / "training.json").read_text())[1]["steps"] == 50
+
+
+def test_budget_of_zero_leaves_the_untrained_network(world: Store, tmp_path: Path) -> None:
+    model = ToyModel()
+    before = model.lines[0].weight.item()
+    train(model, world, tmp_path, budget=0, seed=0)
+    assert model.lines[0].weight.item() == before and (tmp_path / "weights.safetensors").exists()
+
+
+def test_shares_must_sum_to_one(world: Store, tmp_path: Path) -> None:
+    model = ToyModel()
+    stages = model.stages(world)
+    stages[0].share = 0.9
+    model.stages = lambda data: stages  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"sum to 1\.4, expected 1"):
+        train(model, world, tmp_path, budget=100, seed=0)
+
+
+def test_order_is_a_permutation_every_epoch_and_stateless() -> None:
+    order = Order(images=25, batch_size=10, seed=3)
+    steps = [order.indices(step) for step in range(5)]
+    seen = np.concatenate(steps)
+    assert sorted(seen[:25]) == list(range(25)) and sorted(seen[25:50]) == list(range(25))
+    assert not np.array_equal(seen[:25], seen[25:50])
+    assert np.array_equal(Order(images=25, batch_size=10, seed=3).indices(4), steps[4])
+    assert len(Order(images=3, batch_size=10, seed=0).indices(1)) == 10
+
+
+def test_average_is_exponential_and_copies_buffers() -> None:
+    network = nn.BatchNorm1d(1)
+    average = Average({"net": network}, kimg=1.0)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+    network.running_mean.fill_(7.0)
+    average.update(batch_size=100, images_seen=10**9)
+    expected = 3.0 - 2.0 * 0.5**0.1
+    assert average.copies["net"].weight.item() == pytest.approx(expected, rel=1e-6)
+    assert average.copies["net"].running_mean.item() == 7.0
+    with average.in_place():
+        assert network.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert network.weight.item() == 3.0
+
+
+def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_goes_on(
+    world: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"stage stage0, step 30: loss is not finite; the last good checkpoint is"):
+        train(ToyModel(fail_at=31), world, tmp_path, budget=1000, seed=0, checkpoint_seconds=0)
+    assert not (tmp_path / "weights.safetensors").exists()
+    train(ToyModel(), world, tmp_path, budget=1000, seed=0)
+    (tmp_path / "whole").mkdir()
+    train(ToyModel(), world, tmp_path / "whole", budget=1000, seed=0)
+    assert digest_of_file(tmp_path / "weights.safetensors") == digest_of_file(tmp_path / "whole" / "weights.safetensors")
+    assert [(row.stage, row.step) for row in read_log(tmp_path)] == [
+        (row.stage, row.step) for row in read_log(tmp_path / "whole")
+    ]
+
+
+TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
+        "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8"]  # fmt: skip
+
+
+def command(runs: Path) -> list[str]:
+    return [sys.executable, "-m", "t2ibench.cli", "train", "text-dcgan", "--budget", "6k", "--runs", str(runs),
+            "--checkpoint-seconds", "0", *TINY]  # fmt: skip
+
+
+def test_killed_twice_the_weights_are_bit_identical(tmp_path: Path) -> None:
+    """kill -9 in each of the two stages; the same command again."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills = 0
+    for stage in ("text_encoder", "gan"):
+        process = subprocess.Popen(command(tmp_path / "cut"), env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            logs = list((tmp_path / "cut").glob("*/train.jsonl"))
+            if logs and logs[0].read_text().count(f'"{stage}"') > 10:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2
+    for runs in ("cut", "whole"):
+        subprocess.run(command(tmp_path / runs), env=environment, check=True, capture_output=True)
+    [cut], [whole] = (list((tmp_path / runs).glob("*/weights.safetensors")) for runs in ("cut", "whole"))
+    assert cut.parent.name == whole.parent.name
+    assert digest_of_file(cut) == digest_of_file(whole)
+    logs = [[{**json.loads(line), "seconds": 0} for line in (path.parent / "train.jsonl").read_text().splitlines()]
+            for path in (cut, whole)]  # fmt: skip
+    assert logs[0] == logs[1]
