@@ -158,7 +158,7 @@ def train(
 def sample(
     run: RunFolder, prompts: Annotated[list[str], typer.Argument(help="Captions to draw.")],
     n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16, seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the PNGs, metadata.jsonl and grid.png.")] = Path("samples"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw captions with a trained run: PNGs, their captions, and a grid."""
@@ -250,7 +250,7 @@ def sweep_run(
 @app.command(epilog=examples(
     "t2ibench report", "t2ibench report runs/text-dcgan-tiny-* --out report", "t2ibench report --json"))  # fmt: skip
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs; by default all.", metavar="RUNS")] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(help="Runs; by default all.", metavar="RUNS")] = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path, typer.Option("--out", help="Folder for the page and the tables.")] = Path("report"),
     as_json: Json = False,

@@ -65,7 +65,7 @@ class TextDCGANConfig:
 TINY = TextDCGANConfig(
     image_size=32, generator_width=32, discriminator_width=32, projected_dim=64, mismatch="image",
     text_encoder=CharCNNRNNConfig(channels=(64, 96, 128), recurrent_width=128, text_dim=128, image_width=32),
-    halve_every_kimg=0.0, ema_kimg=2.0,
+    batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
 )  # fmt: skip
 SMALL = TextDCGANConfig(
     generator_width=64, projected_dim=128, mismatch="image",
@@ -84,6 +84,7 @@ PRESETS: Mapping[str, TextDCGANConfig] = {
 }
 # The published schedule counts epochs of a small data set; runs of some hundred thousand images end before the
 # first halving, so `tiny` and `small` leave it out, and average the weights instead of waiting for them to settle.
+# `tiny` takes more and larger steps from as many images: with 64 a step the discriminator runs away from it.
 
 
 class Residual(nn.Module):
@@ -153,11 +154,10 @@ class Discriminator(nn.Module):
                 layers += [LeakyReLU()]
         last = channels[-1]
         self.image = nn.Sequential(*layers, Residual(last, last // 4, LeakyReLU))
-        self.text = nn.Sequential(
-            nn.Linear(config.text_encoder.text_dim, config.projected_dim), nn.BatchNorm1d(config.projected_dim), LeakyReLU()
-        )
+        read = config.projected_dim
+        self.text = nn.Sequential(nn.Linear(config.text_encoder.text_dim, read), nn.BatchNorm1d(read), LeakyReLU())
         self.judge = nn.Sequential(
-            nn.Conv2d(last + config.projected_dim, last, 1, bias=False), nn.BatchNorm2d(last), LeakyReLU(),
+            nn.Conv2d(last + read, last, 1, bias=False), nn.BatchNorm2d(last), LeakyReLU(),
             nn.Conv2d(last, 1, 4, bias=False),
         )  # fmt: skip
         self.apply(_initialise)
@@ -294,8 +294,10 @@ class TextDCGAN:
         self.image_encoder = ImageEncoder(
             config.image_size, config.text_encoder.image_width, config.text_encoder.text_dim
         )
-        self.generator = Generator(config).to(memory_format=torch.channels_last)
-        self.discriminator = Discriminator(config).to(memory_format=torch.channels_last)
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(config)
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Return generator, discriminator, text encoder and the image encoder that taught it."""

@@ -42,7 +42,7 @@ class CaptionedDataset(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator | None = None) -> Batch:
-        """Return the images at `indices`, each with one caption: a random one of its own, or without `rng` the first."""
+        """Return the images at `indices`, each with one of its captions: drawn by `rng`, or the first."""
         ...
 
     def captions(self, index: int) -> list[str]:

@@ -114,8 +114,8 @@ class Scenes:
     """
 
     name = "scenes"
-    splits = SPLITS
-    class_names = CLASS_NAMES
+    splits: tuple[str, ...] = SPLITS
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def __init__(self, seed: int = 0, sizes: Mapping[str, int] = DEFAULT_SIZES) -> None:
         for split, size in sizes.items():

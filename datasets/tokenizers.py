@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
 
 class CharacterTokenizer:
-    """Characters of `ALPHABET`, 1-based; other characters and the rest of the row are 0 (Reed et al. 2016, section 5)."""
+    """Characters of `ALPHABET`, 1-based; others and the rest of the row are 0 (Reed et al. 2016, section 5)."""
 
     vocabulary_size = len(ALPHABET) + 1
 

@@ -1,6 +1,6 @@
 """The harness: which captions are drawn, one pass of every judge over the images, and the scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,11 +15,13 @@ from .alignment import CLIPScore, RPrecision
 from .frechet import FID, FeatureMoments, load_moments, save_moments
 from .inception_score import InceptionScore
 from .judges import Judge, Look
-from .metric import Estimate
+from .metric import Estimate, ExactMetric
 
 BATCH = 256
 CANDIDATES = 100
 """Captions among which R-precision looks for the right one."""
+SPLITS = 10
+"""Parts of the images of which the Inception Score is the mean."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the images done, and their total."""
@@ -83,10 +85,19 @@ def evaluate(
         for panel in panels:
             panel.update(some, texts)
         progress("look at the images", start + len(some), len(images))
-    enough = len(set(captions)) >= CANDIDATES
-    scores = [score for panel in panels for score in panel.scores(r_precision=enough)]
-    note = f"r_precision: left out, {len(set(captions))} different captions came and {CANDIDATES} are needed"
-    return Evaluated(scores=tuple(scores), notes=() if enough else (note,))
+    notes = left_out(len(images), len(set(captions)))
+    scores = [score for panel in panels for score in panel.scores(leave_out=notes)]
+    return Evaluated(scores=tuple(scores), notes=tuple(f"{metric}: left out, {why}" for metric, why in notes.items()))
+
+
+def left_out(images: int, captions: int) -> dict[str, str]:
+    """Return the metrics that so few images and different captions cannot be scored by, and why."""
+    notes = {}
+    if images < 2 * SPLITS:
+        notes["is"] = f"{images} images came and {2 * SPLITS} are needed"
+    if captions < CANDIDATES:
+        notes["r_precision"] = f"{captions} different captions came and {CANDIDATES} are needed"
+    return notes
 
 
 class Panel:
@@ -108,7 +119,7 @@ class Panel:
         self.fid.update(look.features, real=False)
         if look.class_probabilities is not None:
             if self.inception_score is None:
-                self.inception_score = InceptionScore(look.class_probabilities.shape[1])
+                self.inception_score = InceptionScore(look.class_probabilities.shape[1], SPLITS)
             self.inception_score.update(look.class_probabilities)
         self._align(look, captions)
 
@@ -118,25 +129,24 @@ class Panel:
             self.clip_score.update(look.embeddings, texts)
             self.r_precision.update(look.embeddings, texts, captions)
 
-    def scores(self, *, r_precision: bool) -> list[Score]:
-        """Return what the judge's metrics say of all images seen."""
-        scores = [self._score("fid", float(self.fid.compute()), None, self.fid.higher_is_better)]
+    def scores(self, *, leave_out: Collection[str]) -> list[Score]:
+        """Return what the judge's metrics say of all images seen, but for those to be left out."""
+        fid = Estimate(value=self.fid.compute(), stderr=torch.tensor(torch.nan), n=torch.tensor(self.n))
+        scores = [self._score("fid", fid, self.fid)]
+        served: dict[str, ExactMetric] = {}
         if self.inception_score is not None:
-            scores.append(self._estimate("is", self.inception_score.compute(), self.inception_score.higher_is_better))
+            served["is"] = self.inception_score
         if self.clip_score.n:
-            scores.append(self._estimate("clip_score", self.clip_score.compute(), self.clip_score.higher_is_better))
-            if r_precision:
-                found = self.r_precision.compute()
-                scores.append(self._estimate("r_precision", found, self.r_precision.higher_is_better))
-        return scores
+            served |= {"clip_score": self.clip_score, "r_precision": self.r_precision}
+        return scores + [
+            self._score(name, metric.compute(), metric) for name, metric in served.items() if name not in leave_out
+        ]
 
-    def _estimate(self, metric: str, estimate: Estimate, higher_is_better: bool | None) -> Score:
+    def _score(self, name: str, estimate: Estimate, metric: ExactMetric) -> Score:
         error = float(estimate.stderr)
-        return self._score(metric, float(estimate.value), None if np.isnan(error) else error, higher_is_better)
-
-    def _score(self, metric: str, value: float, stderr: float | None, higher_is_better: bool | None) -> Score:
-        return Score(metric=metric, judge=self.judge.name, value=value, stderr=stderr, n=self.n,
-                     higher_is_better=bool(higher_is_better))  # fmt: skip
+        return Score(metric=name, judge=self.judge.name, value=float(estimate.value), n=self.n,
+                     stderr=None if np.isnan(error) else error,
+                     higher_is_better=bool(metric.higher_is_better))  # fmt: skip
 
 
 def reference_moments(judge: Judge, data: CaptionedDataset, progress: Progress) -> FeatureMoments:

@@ -61,7 +61,7 @@ class JointNetwork(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.66))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Return features [N, 192], class logits [N, C] or None, and embeddings [N, 128] of images uint8 [N, 3, H, W]."""
+        """Return features [N, 192], class logits [N, C] or None, embeddings [N, 128] of images uint8 [N, 3, H, W]."""
         features = self.trunk(resize(images))
         seen = F.relu(features)
         return features, self.classify(seen) if self.classify else None, self.embed(seen)
@@ -115,12 +115,14 @@ class JointJudge:
             network.load_state_dict(weights)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise UserError(f"{path}: not a judge of this version ({type(error).__name__}); remove it") from error
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = self.network.logit_scale.device
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:
         """Return features, class probabilities and embeddings of images uint8 [N, 3, H, W]."""
-        passes = [self.network(some.to(self.device)) for some in images.split(self.BATCH)]
+        passes = [self.network(some.to(self.device)) for some in torch.split(images, self.BATCH)]
         features = torch.cat([features for features, _, _ in passes]).cpu()
         embeddings = F.normalize(torch.cat([embeddings for _, _, embeddings in passes]), dim=-1).cpu()
         logits = [logits for _, logits, _ in passes if logits is not None]
@@ -133,13 +135,8 @@ class JointJudge:
     def caption_embeddings(self, captions: Sequence[str]) -> torch.Tensor:
         """Return float32 [N, 128] of unit length."""
         tokens = self.tokenizer(captions).to(self.device)
-        embeddings = torch.cat([self.network.text(trim(some)) for some in tokens.split(self.BATCH)])
+        embeddings = torch.cat([self.network.text(trim(some)) for some in torch.split(tokens, self.BATCH)])
         return F.normalize(embeddings, dim=-1).cpu()
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the network's weights are."""
-        return self.network.logit_scale.device
 
 
 def scenes_judge(training: Training) -> JointJudge:
@@ -170,7 +167,8 @@ def save_judge(
     torch.manual_seed(0)
     class_names = train[0].class_names
     network = JointNetwork(classes=len(class_names), vocabulary=tokenizer.vocabulary_size)
-    _fit(network.to(memory_format=torch.channels_last), tokenizer, train, images, progress)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _fit(network, tokenizer, train, images, progress)
     notes: dict[str, Any] = {"words": tokenizer.words, "class_names": class_names, "held_out": {}}
     weights = {key: (value.half() if value.is_floating_point() else value).contiguous()
                for key, value in network.state_dict().items()}  # fmt: skip

@@ -29,7 +29,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> State:
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             structure = json.loads((file.metadata() or {})["structure"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         state: State = _unpack(structure, tensors)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not a readable checkpoint ({error}); remove it to start again") from error

@@ -18,7 +18,7 @@ import torch
 
 from ..baselines.interface import TextToImage
 from ..datasets.captioned import Source
-from ..datasets.store import Store, prepare, store_path
+from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
 from ..eval.harness import choose_prompts, evaluate
 from ..eval.judges import Judge, Training

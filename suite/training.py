@@ -67,10 +67,11 @@ class Average:
         half_life = min(self.half_life, self.RAMP * images_seen)
         decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
         for name, network in self.networks.items():
-            averages, currents = list(self.copies[name].parameters()), list(network.parameters())
-            torch._foreach_lerp_(averages, currents, 1 - decay)
-            for average, current in zip(self.copies[name].buffers(), network.buffers(), strict=True):
-                average.copy_(current)
+            copied = self.copies[name]
+            for average, current in zip(copied.parameters(), network.parameters(), strict=True):
+                average.lerp_(current, 1 - decay)
+            for kept, buffer in zip(copied.buffers(), network.buffers(), strict=True):
+                kept.copy_(buffer)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -210,7 +211,7 @@ class StageLoop:
 
     def _open_log(self) -> None:
         """Cut off what was logged after the checkpoint."""
-        self.log = open(self.folder / "train.jsonl", "ab")  # noqa: SIM115
+        self.log = open(self.folder / "train.jsonl", "ab")
         self.log.truncate(self.position.log_bytes)
 
     def _log(self) -> None:

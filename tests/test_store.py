@@ -37,7 +37,7 @@ class Toy:
             images = np.array(numbers, np.uint8)[:, None, None, None].repeat(3, 1)
             images = images.repeat(image_size, 2).repeat(image_size, 3)
             yield Chunk(images=images, captions=self.texts[start : start + self.cut],
-                        ids=[f"n{number}" for number in numbers], labels=[number % 2 for number in numbers])  # fmt: skip
+                        ids=[f"n{n}" for n in numbers], labels=[n % 2 for n in numbers])  # fmt: skip
 
 
 captions = st.lists(st.lists(st.text(max_size=12), max_size=12), min_size=1, max_size=8)

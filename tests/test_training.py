@@ -133,7 +133,8 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_go
     train(ToyModel(), world, tmp_path, budget=1000, seed=0)
     (tmp_path / "whole").mkdir()
     train(ToyModel(), world, tmp_path / "whole", budget=1000, seed=0)
-    assert digest_of_file(tmp_path / "weights.safetensors") == digest_of_file(tmp_path / "whole" / "weights.safetensors")
+    cut, whole = (digest_of_file(folder / "weights.safetensors") for folder in (tmp_path, tmp_path / "whole"))
+    assert cut == whole
     assert [(row.stage, row.step) for row in read_log(tmp_path)] == [
         (row.stage, row.step) for row in read_log(tmp_path / "whole")
     ]
