@@ -14,7 +14,7 @@ from ..reports.records import Score
 from .alignment import CLIPScore, RPrecision
 from .frechet import FID, FeatureMoments, load_moments, save_moments
 from .inception_score import InceptionScore
-from .judges import Judge, Look
+from .judges import Judge, Look, ReportsAccuracy
 from .metric import Estimate, ExactMetric
 
 BATCH = 256
@@ -85,9 +85,17 @@ def evaluate(
         for panel in panels:
             panel.update(some, texts)
         progress("look at the images", start + len(some), len(images))
-    notes = left_out(len(images), len(set(captions)))
-    scores = [score for panel in panels for score in panel.scores(leave_out=notes)]
-    return Evaluated(scores=tuple(scores), notes=tuple(f"{metric}: left out, {why}" for metric, why in notes.items()))
+    missing = left_out(len(images), len(set(captions)))
+    scores = [score for panel in panels for score in panel.scores(leave_out=missing)]
+    notes = [accuracy_note(judge) for judge in judges if isinstance(judge, ReportsAccuracy)]
+    notes += [f"{metric}: left out, {why}" for metric, why in missing.items()]
+    return Evaluated(scores=tuple(scores), notes=tuple(notes))
+
+
+def accuracy_note(judge: ReportsAccuracy) -> str:
+    """Return a line that says how often the judge is right on held-out real images."""
+    shares = ", ".join(f"{asked.replace('_', ' ')} {share:.1%}" for asked, share in judge.held_out.items())
+    return f"judge {getattr(judge, 'name', '')}: right on held-out real images in {shares}"
 
 
 def left_out(images: int, captions: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ compare only with scores by the same judge.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class JointJudge:
             weights = safetensors.torch.load_file(path)
             self.tokenizer = WordTokenizer(notes["words"], CONTEXT)
             self.class_names = tuple(notes["class_names"])
-            self.held_out: dict[str, float] = notes["held_out"]
+            self.held_out: Mapping[str, float] = notes["held_out"]
             network = JointNetwork(classes=len(self.class_names), vocabulary=self.tokenizer.vocabulary_size)
             network.load_state_dict(weights)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:

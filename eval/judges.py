@@ -1,8 +1,8 @@
 """The judge interface: what looks at images and gives the features that scores are computed from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -47,6 +47,14 @@ class Training:
     """Real images on which a judge that learns reports its accuracy."""
     progress: Callable[[int, int], None] = lambda done, total: None
     """Called with the images done and their total while a judge learns."""
+
+
+@runtime_checkable
+class ReportsAccuracy(Protocol):
+    """A judge that knows how often it is right on real images it never saw."""
+
+    held_out: Mapping[str, float]
+    """Shares by what was asked."""
 
 
 class OpenJudge(Protocol):

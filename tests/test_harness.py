@@ -119,7 +119,8 @@ def test_kept_moments_are_of_this_judge_and_this_data(held_out: Store, world: St
 def test_too_few_captions_for_r_precision_are_noted(judge: JointJudge, held_out: Store) -> None:
     batch = held_out.batch(range(60))
     found = evaluate(batch.images, batch.captions, held_out, [judge])
-    assert "r_precision" not in scores(found.scores) and "different captions came and 100 are needed" in found.notes[0]
+    assert "r_precision" not in scores(found.scores) and "different captions came and 100 are needed" in found.notes[1]
+    assert found.notes[0].startswith("judge scenes: right on held-out real images in classes 9")
 
 
 def test_images_and_captions_must_pair_up(judge: JointJudge, held_out: Store) -> None:
