@@ -17,7 +17,7 @@ from .errors import UserError, unknown
 from .suite import plugins
 
 if TYPE_CHECKING:
-    from .reports.records import Record, Score
+    from .reports.records import Score
     from .suite.run import Request
     from .suite.spec import Evaluation
 
@@ -48,6 +48,10 @@ Judges = Annotated[str | None, typer.Option("--judges", help="Names with commas;
 Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.", min=16, max=1024)]
 Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+SAMPLES = 2000
+"""Images that a run is scored by, unless something else is asked for."""
 
 
 def examples(*lines: str) -> str:
@@ -157,7 +161,8 @@ def train(
     't2ibench sample RUN "a ring" --seed 7 --out rings'))  # fmt: skip
 def sample(
     run: RunFolder, prompts: Annotated[list[str], typer.Argument(help="Captions to draw.")],
-    n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16, seed: Seed = 0,
+    n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -176,24 +181,33 @@ def sample(
 def score(
     run: Annotated[Path | None, typer.Argument(help="The folder of a run.", metavar="RUN")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="A folder of captioned images instead.")] = None,
-    data: Data = "scenes", root: Root = None, size: Size = 64, judges: Judges = None, split: Split = "test",
-    samples: Samples = 2000, device: Device = None, as_json: Json = False,
+    data: Annotated[str | None, typer.Option("--data", help="With --images: the data set to compare with.")] = None,
+    root: Root = None,
+    size: Annotated[int | None, typer.Option("--size", help="With --images: side; theirs by default.", min=16)] = None,
+    judges: Judges = None, split: Split = "test",
+    samples: Annotated[int | None, typer.Option("--samples", help="With RUN: images to draw.", min=2)] = None,
+    device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a run, or any folder of captioned images against a data set."""
-    from .suite.run import reopen_run, score_images, score_run
+    from .suite.run import open_evaluation, reopen_run, score_images, score_run
 
     if (run is None) == (images is None):
         raise UserError("score: give either the folder of a run, or --images DIR with --data NAME")
+    if run is not None and (data, root, size) != (None, None, None):
+        raise UserError("score RUN: --data, --root and --size are the run's own; they go with --images")
+    if images is not None and (data is None or samples is not None):
+        raise UserError("score --images: give --data NAME to compare with; --samples goes with the folder of a run")
     _use(device)
     with _bars() as watch:
         if run is not None:
             opened = reopen_run(run, watch)
-            evaluation = _evaluation(opened.passed["data"], split, samples, judges)
-            _show_record(score_run(opened, evaluation, watch), opened.folder, as_json)
-        elif images is not None:
-            scores = score_images(images, data=data, root=root, image_size=size, watch=watch,
-                                  evaluation=_evaluation(data, split, samples, judges))  # fmt: skip
-            _show_scores(scores, None, as_json)
+            evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges)
+            record = score_run(opened, open_evaluation(opened, evaluation, watch), watch)
+            _show_scores(record.scores, record.notes, opened.folder, as_json)
+        elif images is not None and data is not None:
+            found = score_images(images, data=data, root=root, image_size=size, watch=watch,
+                                 evaluation=_evaluation(data, split, SAMPLES, judges))  # fmt: skip
+            _show_scores(found.scores, found.notes, None, as_json)
 
 
 @app.command(epilog=examples(
@@ -202,19 +216,17 @@ def score(
 def run(
     model: Model, data: Data = "scenes", preset: Preset = "tiny", root: Root = None, seed: Seed = 0,
     budget: Budget = "200k", settings: Settings = None, judges: Judges = None, split: Split = "test",
-    samples: Samples = 2000, precision: Precision = None, device: Device = None, runs: Runs = Path("runs"),
+    samples: Samples = SAMPLES, precision: Precision = None, device: Device = None, runs: Runs = Path("runs"),
     checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train, draw and score, end to end; the same command again resumes, or has nothing to do."""
-    from .suite.run import open_run, score_run, train_run
+    from .suite import run as running
 
     _use(device)
     request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
     with _bars() as watch:
-        opened = open_run(request, watch)
-        train_run(opened, watch)
-        record = score_run(opened, _evaluation(data, split, samples, judges), watch)
-    _show_record(record, opened.folder, as_json)
+        finished = running.run(request, _evaluation(data, split, samples, judges), watch)
+    _show_scores(finished.record.scores, finished.record.notes, finished.folder, as_json)
 
 
 @sweep_app.command("run", epilog=examples(
@@ -292,17 +304,20 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line; exit with 2 after a user's mistake, in one line."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except UserError as error:
         _fail(" ".join(str(error).split()))
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except typer.Abort:
         sys.exit(130)
     except Exception as error:
-        if hasattr(error, "format_message"):
-            _fail(error.format_message())
-        raise
+        if not hasattr(error, "format_message"):
+            raise
+        if line := error.format_message():
+            _fail(line)
+        sys.exit(2)
+    sys.exit(code)
 
 
 def _fail(line: str) -> None:
@@ -318,12 +333,14 @@ def _use(device: str | None) -> None:
     import torch
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {chosen}: no CUDA device is usable here; `t2ibench doctor` says what is")
+    if chosen.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device {chosen}: expected cpu or cuda")
     try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {chosen}: not usable here; `t2ibench doctor` says what is") from error
+    if chosen != torch.get_default_device().type:
         torch.set_default_device(chosen)
-    except RuntimeError as error:
-        raise UserError(f"--device {chosen}: expected cpu or cuda") from error
 
 
 def _bars() -> Any:
@@ -360,15 +377,11 @@ def _stores(name: str, root: Path | None, size: int) -> dict[str, Any]:
         return {split: prepared(source, split, size, watch) for split in source.splits}
 
 
-def _show_record(record: "Record", folder: Path, as_json: bool) -> None:
-    for note in record.notes:
-        typer.echo(f"note: {note}", err=True)
-    _show_scores(record.scores, folder, as_json)
-
-
-def _show_scores(scores: tuple["Score", ...], folder: Path | None, as_json: bool) -> None:
+def _show_scores(scores: tuple["Score", ...], notes: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     from .reports.records import scores_json
 
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         _print_json({"run": None if folder is None else str(folder), "scores": scores_json(scores)})
         return

@@ -56,6 +56,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
         os.chmod(temporary, 0o755)
         with contextlib.suppress(OSError):
             os.rename(temporary, path)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
+from ..datasets.splitmix import STEP, splitmix64
 
 SAMPLE_CHUNK = 32
 
@@ -112,17 +113,10 @@ def seeded_normal(seeds: Sequence[int], width: int) -> torch.Tensor:
 def seeded_uniform(seeds: Sequence[int], width: int) -> NDArray[np.float64]:
     """Return float64 [N, width] in (0, 1) whose row i is a function of seed i (any int) alone."""
     keys = np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], dtype=np.uint64)
-    counters = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = _splitmix64(_splitmix64(keys)[:, None] + counters[None])
+    counters = np.arange(1, width + 1, dtype=np.uint64) * STEP
+    mixed = splitmix64(splitmix64(keys)[:, None] + counters[None])
     uniforms: NDArray[np.float64] = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
     return uniforms
-
-
-def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the finaliser of splitmix64 (Steele, Lea and Flood 2014), a bijection of 64-bit integers."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Mismatched pairs: which captions of a batch do not belong to which images."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,30 +10,36 @@ from ..datasets.captioned import Batch
 MismatchBy = Literal["class", "image"]
 
 
-def pair_groups(batch: Batch, by: MismatchBy) -> torch.Tensor:
-    """Return int64 [N] on the images' device: pairs of one group count as matching each other.
+def matching_pairs(batch: Batch, by: MismatchBy) -> torch.Tensor:
+    """Return bool [N, N], on the images' device: whether caption j belongs to image i as well as its own does.
 
-    By "class" the group is the label, where the data set has labels. By "image", and without labels,
-    only pairs with the same caption are of one group.
+    By "class" that is so for equal labels, where the data set has labels. By "image", and without labels, for
+    equal captions and for two captions of one image.
     """
+    device = batch.images.device
     if by == "class" and batch.labels is not None:
-        return batch.labels.to(batch.images.device)
-    numbers: dict[str, int] = {}
-    groups = [numbers.setdefault(caption, len(numbers)) for caption in batch.captions]
-    return torch.tensor(groups, device=batch.images.device)
+        return _equal(batch.labels.to(device))
+    return _equal(_numbers(batch.captions).to(device)) | _equal(_numbers(batch.ids).to(device))
 
 
-def mismatched_order(groups: torch.Tensor) -> torch.Tensor:
-    """Return int64 [N] so that groups[order] != groups wherever the batch allows it, else the next pair.
+def mismatched_order(matching: torch.Tensor) -> torch.Tensor:
+    """Return int64 [N]: a partner for each pair that does not match it, wherever the batch has one, else the next.
 
-    Pair i takes its partner from i + k for the smallest k >= 1 that is of another group.
+    Pair i takes i + k for the smallest k >= 1 that `matching` (bool [N, N]) does not mark.
     """
-    count = len(groups)
-    at = torch.arange(count, device=groups.device)
-    order = (at + 1) % count
-    for offset in range(2, count):
-        same = groups[order] == groups
-        if not same.any():
-            break
-        order = torch.where(same, (at + offset) % count, order)
-    return torch.where(groups[order] == groups, (at + 1) % count, order)
+    count = len(matching)
+    at = torch.arange(count, device=matching.device)
+    following = (at[:, None] + at[None]) % count
+    marked = matching.gather(1, following)
+    marked[:, 0] = True
+    first = (~marked).int().argmax(1)
+    return (at + first.where(~marked.all(1), torch.ones_like(first))) % count
+
+
+def _equal(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers[:, None] == numbers[None]
+
+
+def _numbers(values: Sequence[str]) -> torch.Tensor:
+    seen: dict[str, int] = {}
+    return torch.tensor([seen.setdefault(value, len(seen)) for value in values])

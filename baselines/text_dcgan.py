@@ -2,6 +2,8 @@
 
 Reed, Akata, Yan, Logeswaran, Schiele and Lee 2016, "Generative Adversarial Text to Image Synthesis"
 (arXiv:1605.05396), with the layers of the official code, whose residual blocks the paper's figure omits.
+The official code conditions on the mean of four captions in training and on one in drawing; here, as in the
+paper, one caption conditions one image both times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
+from ..errors import UserError
 from .interface import Stage, from_uint8, optimiser_step, sample_in_chunks, seeded_normal
-from .mismatch import MismatchBy, mismatched_order, pair_groups
+from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .text_encoders import CharCNNRNN, CharCNNRNNConfig, ImageEncoder, JointEmbeddingStage
 
 
@@ -45,11 +48,12 @@ class TextDCGANConfig:
     """Weight of the wrong pair in the discriminator's loss (cls_weight); the fake pair has the rest."""
     interpolation_weight: float = 1.0
     """Weight of the interpolated captions in the generator's loss (interp_weight)."""
-    captions_averaged: int = 1
-    """Captions whose mean embedding conditions one image. The official code averages 4 in training and
-    uses 1 for drawing; the paper averages none, and 1 keeps training and drawing alike."""
+    normalise_text: bool = False
+    """Batch norm after the generator's projection of the caption, as the discriminator has it. The published
+    network has none; embeddings of an encoder taught on few images are so short that noise drowns them."""
     third_layer_activation: bool = True
-    """Leaky ReLU after the discriminator's third convolution: in main_cls.lua, missing in main_cls_int.lua."""
+    """Leaky ReLU after the discriminator's third convolution, from 64 px on: in main_cls.lua, missing in
+    main_cls_int.lua."""
     batch_size: int = 64
     """Pairs in a step of the GAN."""
     learning_rate: float = 2e-4
@@ -61,15 +65,33 @@ class TextDCGANConfig:
     ema_kimg: float = 0.0
     """Half-life of the generator's average in thousands of images; 0 draws with the last weights, as published."""
 
+    def __post_init__(self) -> None:
+        """Refuse sizes and shares that make no network or no budget."""
+        if self.image_size < 16 or self.image_size & (self.image_size - 1):
+            raise UserError(f"image_size={self.image_size}: expected a power of two from 16")
+        if self.batch_size < 2 or self.text_encoder.batch_size < 2:
+            raise UserError("batch_size: expected 2 pairs or more, batch norm needs them")
+        if not 0 <= self.text_share <= 1:
+            raise UserError(f"text_share={self.text_share:g}: expected 0 to 1")
+        if self.text_encoder.characters < 40:
+            raise UserError(f"text_encoder.characters={self.text_encoder.characters}: expected 40 or more")
+        if min(self.generator_width, self.discriminator_width, *self.text_encoder.channels) < 4:
+            raise UserError("generator_width, discriminator_width and text_encoder.channels: expected 4 or more")
+
 
 TINY = TextDCGANConfig(
     image_size=32, generator_width=32, discriminator_width=32, projected_dim=64, mismatch="image",
-    text_encoder=CharCNNRNNConfig(channels=(64, 96, 128), recurrent_width=128, text_dim=128, image_width=32),
-    batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
+    text_encoder=CharCNNRNNConfig(
+        channels=(64, 96, 128), recurrent_width=128, text_dim=128, learning_rate=1.5e-3, image_width=32
+    ),
+    text_share=0.3, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
 )  # fmt: skip
 SMALL = TextDCGANConfig(
-    generator_width=64, projected_dim=128, mismatch="image",
-    text_encoder=CharCNNRNNConfig(channels=(128, 192, 256), recurrent_width=256, text_dim=256, image_width=32),
+    generator_width=64, projected_dim=128, mismatch="image", normalise_text=True,
+    text_encoder=CharCNNRNNConfig(
+        channels=(128, 192, 256), recurrent_width=256, text_dim=256, learning_rate=1.5e-3, image_width=32
+    ),
+    text_share=0.3,
     halve_every_kimg=0.0, ema_kimg=5.0,
 )  # fmt: skip
 PAPER = TextDCGANConfig()
@@ -85,6 +107,7 @@ PRESETS: Mapping[str, TextDCGANConfig] = {
 # The published schedule counts epochs of a small data set; runs of some hundred thousand images end before the
 # first halving, so `tiny` and `small` leave it out, and average the weights instead of waiting for them to settle.
 # `tiny` takes more and larger steps from as many images: with 64 a step the discriminator runs away from it.
+# At the published rate the text encoder would know backgrounds and layouts by the end of its share, but no colours.
 
 
 class Residual(nn.Module):
@@ -120,7 +143,9 @@ class Generator(nn.Module):
         doublings = (config.image_size // 4).bit_length() - 1
         width = config.generator_width
         channels = [width * 2 ** max(doublings - 1 - level, 0) for level in range(doublings)]
-        self.project = nn.Sequential(nn.Linear(config.text_encoder.text_dim, config.projected_dim), LeakyReLU())
+        norm = [nn.BatchNorm1d(config.projected_dim)] if config.normalise_text else []
+        read = nn.Linear(config.text_encoder.text_dim, config.projected_dim)
+        self.project = nn.Sequential(read, *norm, LeakyReLU())
         start = config.noise_dim + config.projected_dim
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(start, channels[0], 4, bias=False), nn.BatchNorm2d(channels[0]),
@@ -156,7 +181,7 @@ class Discriminator(nn.Module):
         self.image = nn.Sequential(*layers, Residual(last, last // 4, LeakyReLU))
         read = config.projected_dim
         self.text = nn.Sequential(nn.Linear(config.text_encoder.text_dim, read), nn.BatchNorm1d(read), LeakyReLU())
-        self.judge = nn.Sequential(
+        self.decide = nn.Sequential(
             nn.Conv2d(last + read, last, 1, bias=False), nn.BatchNorm2d(last), LeakyReLU(),
             nn.Conv2d(last, 1, 4, bias=False),
         )  # fmt: skip
@@ -169,16 +194,14 @@ class Discriminator(nn.Module):
     def match(self, seen: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Return logits [N] of what was seen in the images [N, C, 4, 4] and read in the captions [N, P]."""
         everywhere = read[:, :, None, None].expand(-1, -1, 4, 4)
-        logits: torch.Tensor = self.judge(torch.cat([seen, everywhere], 1)).flatten()
+        logits: torch.Tensor = self.decide(torch.cat([seen, everywhere], 1)).flatten()
         return logits
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and norms' scales from N(1, 0.02), as the official code does."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    """Draw convolutions from N(0, 0.02) and norms' scales from N(1, 0.02), as the official code does."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
@@ -191,15 +214,15 @@ def discriminator_loss(
 
     Without wrong pairs (GAN-INT) the fake pairs have the whole weight.
     """
-    loss, weight = F.softplus(-real).mean(), 1.0
+    loss, weight = F.softplus(-real.float()).mean(), 1.0
     if wrong is not None:
-        loss, weight = loss + mismatch_weight * F.softplus(wrong).mean(), 1 - mismatch_weight
-    return loss + weight * F.softplus(fake).mean()
+        loss, weight = loss + mismatch_weight * F.softplus(wrong.float()).mean(), 1 - mismatch_weight
+    return loss + weight * F.softplus(fake.float()).mean()
 
 
 def generator_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the non-saturating loss -log D, weighted by pair, averaged over all pairs (equation 5)."""
-    return (weights * F.softplus(-logits)).mean()
+    return (weights * F.softplus(-logits.float())).mean()
 
 
 class GANStage:
@@ -228,7 +251,7 @@ class GANStage:
         images = from_uint8(batch.images).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             text = self.text_encoder.encode(batch.captions)
-        losses = self._discriminator_step(images, text, mismatched_order(pair_groups(batch, self.config.mismatch)))
+        losses = self._discriminator_step(images, text, mismatched_order(matching_pairs(batch, self.config.mismatch)))
         return losses | self._generator_step(text)
 
     def _discriminator_step(
@@ -236,11 +259,11 @@ class GANStage:
     ) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             fakes = self.generator(self._noise(text), text)
-        judge = self.discriminator
+        network = self.discriminator
         # A wrong pair is another image of the batch: what was seen in it is known already.
-        seen, read = judge.image(images), judge.text(text)
-        real, fake = judge.match(seen, read), judge.match(judge.image(fakes), read)
-        wrong = judge.match(seen[order], read) if self.config.objective != "gan-int" else None
+        seen, read = network.image(images), network.text(text)
+        real, fake = network.match(seen, read), network.match(network.image(fakes), read)
+        wrong = network.match(seen[order], read) if self.config.objective != "gan-int" else None
         loss = discriminator_loss(real, wrong, fake, self.config.mismatch_weight)
         optimiser_step(self.discriminator_optimiser, loss)
         means = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}

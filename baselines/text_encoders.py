@@ -16,7 +16,7 @@ from torch import nn
 from ..datasets.captioned import Batch
 from ..datasets.tokenizers import CharacterTokenizer
 from .interface import from_uint8, optimiser_step
-from .mismatch import MismatchBy, pair_groups
+from .mismatch import MismatchBy, matching_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,10 @@ class CharCNNRNNConfig:
     characters: int = 201
     """Captions are cut after this many characters."""
     batch_size: int = 40
-    """Image-caption pairs in a step, of different classes where the data set has classes."""
+    """Image-caption pairs in a step. The official code draws them from different classes; here pairs that
+    match each other are no mismatch."""
     learning_rate: float = 7e-4
-    """Of RMSprop; the official schedule multiplies it by 0.98 an epoch of one image a class."""
+    """Of RMSprop, constant. The official code multiplies it by 0.98 after as many steps as there are classes."""
     image_width: int = 64
     """Channels of the image encoder's first layer. The official code used GoogLeNet features
     trained on ImageNet; this network is trained from scratch together with the text encoder."""
@@ -88,22 +89,23 @@ class ImageEncoder(nn.Module):
         return embeddings
 
 
-def joint_embedding_loss(image: torch.Tensor, text: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+def joint_embedding_loss(image: torch.Tensor, text: torch.Tensor, matching: torch.Tensor) -> torch.Tensor:
     """Return the symmetric structured joint embedding loss (arXiv:1605.05395, section 3.1).
 
     Scores are inner products of image [N, D] and text [N, D]; a mismatched pair costs the hinge of
     1 + its score - the matching pair's score, in both directions, averaged over the N x N pairs.
-    Pairs of one group (int64 [N]) are no mismatch: the official code draws N different classes.
+    Pairs that `matching` (bool [N, N]) marks are no mismatch. Computed in float32: beside scores of a
+    hundred, bfloat16 cannot tell a margin of 1.
     """
-    scores = image @ text.T
-    right = scores.diag()
-    hinges = (1 + scores - right[:, None]).relu() + (1 + scores - right[None]).relu()
-    mismatched = groups[:, None] != groups[None]
-    return (hinges * mismatched).sum() / mismatched.numel()
+    with torch.autocast(image.device.type, enabled=False):
+        scores = image.float() @ text.float().T
+        right = scores.diag()
+        hinges = (1 + scores - right[:, None]).relu() + (1 + scores - right[None]).relu()
+        return (hinges * ~matching).sum() / matching.numel()
 
 
 class JointEmbeddingStage:
-    """Teach a char-CNN-RNN by matching captions with images; the image encoder is thrown away afterwards."""
+    """Teach a char-CNN-RNN by matching captions with images; drawing has no use for the image encoder."""
 
     name = "text_encoder"
     draws = False
@@ -122,7 +124,7 @@ class JointEmbeddingStage:
         self.share, self.batch_size, self.mismatch = share, config.batch_size, mismatch
         self.averaged: Mapping[str, nn.Module] = {}
         parameters = [*text_encoder.parameters(), *image_encoder.parameters()]
-        self.optimiser = torch.optim.RMSprop(parameters, lr=config.learning_rate, alpha=0.95)
+        self.optimiser = torch.optim.RMSprop(parameters, lr=config.learning_rate)
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Match the batch's captions with its images."""
@@ -130,7 +132,7 @@ class JointEmbeddingStage:
         self.image_encoder.train()
         image = self.image_encoder(from_uint8(batch.images))
         text = self.text_encoder.encode(batch.captions)
-        loss = joint_embedding_loss(image, text, pair_groups(batch, self.mismatch))
+        loss = joint_embedding_loss(image, text, matching_pairs(batch, self.mismatch))
         optimiser_step(self.optimiser, loss)
         matched = ((image @ text.T).argmax(1) == torch.arange(len(text), device=text.device)).float().mean()
         return {"joint_embedding": loss.detach(), "matched": matched}

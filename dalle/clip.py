@@ -1,6 +1,6 @@
 """CLIP: the text transformer and the contrastive loss (Radford et al. 2021, arXiv:2103.00020).
 
-Parameters are named as in OpenAI's published state dict.
+Parameters have the names of OpenAI's published state dict, less the prefix `transformer.` of the blocks.
 """
 
 from collections import OrderedDict

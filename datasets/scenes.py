@@ -23,6 +23,7 @@ from ..files import digest_of
 from .captioned import Chunk
 from .scene_captions import INVERSE, describe
 from .scene_render import BACKGROUND_RGB, COLOUR_RGB, LINE_WIDTH, SHAPE_DISTANCE, TEXTURE_DISTANCE, render
+from .splitmix import STEP, splitmix64
 
 __all__ = [
     "BACKGROUNDS",
@@ -176,20 +177,12 @@ def _captions(scene: Scene, styles: Sequence[int]) -> list[str]:
     return (different * CAPTIONS_PER_SCENE)[:CAPTIONS_PER_SCENE]
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit numbers as SplitMix64 does (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
-    number generators"; the shifts and factors are Stafford's variant 13)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 def _hashes(seed: int, split: str, numbers: range, fields: int) -> NDArray[np.uint64]:
     """Return uint64 [len(numbers), fields]: for each scene its own sequence, the same on any machine."""
-    step = np.uint64(0x9E3779B97F4A7C15)
-    world = _mix(np.array([seed % 2**64, SPLITS.index(split)], np.uint64) * step + step)
-    scene = _mix(_mix(world[:1]) + world[1:] + np.arange(numbers.start, numbers.stop, dtype=np.uint64) * step)
-    return _mix(scene[:, None] + np.arange(1, fields + 1, dtype=np.uint64) * step)
+    world = splitmix64(np.array([seed % 2**64, SPLITS.index(split)], np.uint64) * STEP + STEP)
+    counters = np.arange(numbers.start, numbers.stop, dtype=np.uint64) * STEP
+    scene = splitmix64(splitmix64(world[:1]) + world[1:] + counters)
+    return splitmix64(scene[:, None] + np.arange(1, fields + 1, dtype=np.uint64) * STEP)
 
 
 class _Dice:

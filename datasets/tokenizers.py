@@ -3,24 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "
 """The 70 symbols of Reed et al. 2016; '-' stands twice, as in the official code, and the later place counts."""
-
-
-class Tokenizer(Protocol):
-    """Turns captions into rows of token ids of equal length."""
-
-    vocabulary_size: int
-    length: int
-
-    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """Return int64 [N, length]; 0 is padding, longer captions are cut."""
-        ...
 
 
 class CharacterTokenizer:

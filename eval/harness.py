@@ -1,6 +1,7 @@
 """The harness: which captions are drawn, one pass of every judge over the images, and the scores."""
 
-from collections.abc import Callable, Collection, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,9 +32,16 @@ class Prompt(NamedTuple):
     """A caption to draw, with the seed of its noise."""
 
     caption: str
-    caption_id: str
-    """Id of the image that the caption describes, `#` and the caption's number there."""
+    image_id: str
+    """Id of the image that the caption describes."""
+    number: int
+    """Which of that image's captions it is."""
     seed: int
+
+    @property
+    def caption_id(self) -> str:
+        """Return the id of the caption: its image's, `#` and its number."""
+        return f"{self.image_id}#{self.number}"
 
 
 def choose_prompts(data: CaptionedDataset, images: int, seed: int) -> list[Prompt]:
@@ -43,24 +51,27 @@ def choose_prompts(data: CaptionedDataset, images: int, seed: int) -> list[Promp
     that it is the same for every model.
     """
     order = np.random.default_rng(seed).permutation(len(data)).tolist()
-    captions = [data.captions(index) for index in order]
-    described = [(index, own) for index, own in zip(order, captions, strict=True) if own]
+    described = list(itertools.islice((index for index in order if data.captions(index)), images))
     if not described:
         raise UserError(f"{data.name}/{data.split}: none of its {len(data)} images has a caption to draw")
-    names = data.batch(np.array([index for index, _ in described])).ids
+    names = [name for at in _blocks(described) for name in data.batch(at).ids]
     prompts = []
-    for number in range(images):
-        turn, place = divmod(number, len(described))
-        own = described[place][1]
-        which = (seed_of(seed, names[place]) + turn) % len(own)
-        caption_id = f"{names[place]}#{which}"
-        prompts.append(Prompt(own[which], caption_id, seed_of("noise", seed, caption_id, turn // len(own))))
+    for place in range(images):
+        turn, at = divmod(place, len(described))
+        own, name = data.captions(described[at]), names[at]
+        number = (seed_of(seed, name) + turn) % len(own)
+        noise = seed_of("noise", seed, name, number, turn // len(own))
+        prompts.append(Prompt(caption=own[number], image_id=name, number=number, seed=noise))
     return prompts
+
+
+def _blocks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (indices[start : start + BATCH] for start in range(0, len(indices), BATCH))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Scores, and notes on those that could not be had."""
+    """Scores, and notes on the judges' accuracy and on scores that could not be had."""
 
     scores: tuple[Score, ...]
     notes: tuple[str, ...]
@@ -72,22 +83,27 @@ def evaluate(
     reference: CaptionedDataset,
     judges: Sequence[Judge],
     progress: Progress = lambda what, done, total: None,
+    *,
+    described: Sequence[str] | None = None,
 ) -> Evaluated:
     """Score images uint8 [N, 3, H, W], drawn for `captions`, against the real images of `reference`.
 
-    Every judge sees each image once. Raises UserError when the numbers of images and captions differ.
+    Every judge sees each image once. `described` names the real image that each caption was taken from: two
+    captions of one image are both true of it, so R-precision has the first only. Raises UserError when the
+    numbers of images and captions differ.
     """
     if len(images) != len(captions):
         raise UserError(f"{len(images)} images and {len(captions)} captions came; expected as many of each")
+    firsts = first_places(described or [str(number) for number in range(len(images))])
     panels = [Panel(judge, reference_moments(judge, reference, progress)) for judge in judges]
     for start in range(0, len(images), BATCH):
         some, texts = images[start : start + BATCH], captions[start : start + BATCH]
         for panel in panels:
-            panel.update(some, texts)
+            panel.update(some, texts, [at - start for at in firsts if start <= at < start + len(some)])
         progress("look at the images", start + len(some), len(images))
-    missing = left_out(len(images), len(set(captions)))
+    missing = left_out(len(images), len({captions[at] for at in firsts}))
     scores = [score for panel in panels for score in panel.scores(leave_out=missing)]
-    notes = [accuracy_note(judge) for judge in judges if isinstance(judge, ReportsAccuracy)]
+    notes = [accuracy_note(judge) for judge in judges if isinstance(judge, ReportsAccuracy) and judge.held_out]
     notes += [f"{metric}: left out, {why}" for metric, why in missing.items()]
     return Evaluated(scores=tuple(scores), notes=tuple(notes))
 
@@ -96,6 +112,11 @@ def accuracy_note(judge: ReportsAccuracy) -> str:
     """Return a line that says how often the judge is right on held-out real images."""
     shares = ", ".join(f"{asked.replace('_', ' ')} {share:.1%}" for asked, share in judge.held_out.items())
     return f"judge {getattr(judge, 'name', '')}: right on held-out real images in {shares}"
+
+
+def first_places(names: Sequence[str]) -> list[int]:
+    """Return the places at which each name stands first, in order."""
+    return list({name: at for at, name in reversed(list(enumerate(names)))}.values())[::-1]
 
 
 def left_out(images: int, captions: int) -> dict[str, str]:
@@ -120,8 +141,8 @@ class Panel:
         self.r_precision = RPrecision(CANDIDATES)
         self.n = 0
 
-    def update(self, images: torch.Tensor, captions: Sequence[str]) -> None:
-        """Look at some images and add them to every metric the judge can serve."""
+    def update(self, images: torch.Tensor, captions: Sequence[str], firsts: Sequence[int]) -> None:
+        """Look at some images and add them to every metric the judge can serve; R-precision has `firsts` only."""
         look = self.judge.look(images)
         self.n += len(images)
         self.fid.update(look.features, real=False)
@@ -129,13 +150,14 @@ class Panel:
             if self.inception_score is None:
                 self.inception_score = InceptionScore(look.class_probabilities.shape[1], SPLITS)
             self.inception_score.update(look.class_probabilities)
-        self._align(look, captions)
+        self._align(look, captions, firsts)
 
-    def _align(self, look: Look, captions: Sequence[str]) -> None:
+    def _align(self, look: Look, captions: Sequence[str], firsts: Sequence[int]) -> None:
         texts = self.judge.caption_embeddings(captions)
         if look.embeddings is not None and texts is not None:
             self.clip_score.update(look.embeddings, texts)
-            self.r_precision.update(look.embeddings, texts, captions)
+            at = torch.tensor(firsts, dtype=torch.int64, device=texts.device)
+            self.r_precision.update(look.embeddings[at], texts[at], [captions[place] for place in firsts])
 
     def scores(self, *, leave_out: Collection[str]) -> list[Score]:
         """Return what the judge's metrics say of all images seen, but for those to be left out."""
@@ -152,7 +174,7 @@ class Panel:
 
     def _score(self, name: str, estimate: Estimate, metric: ExactMetric) -> Score:
         error = float(estimate.stderr)
-        return Score(metric=name, judge=self.judge.name, value=float(estimate.value), n=self.n,
+        return Score(metric=name, judge=self.judge.name, value=float(estimate.value), n=int(estimate.n),
                      stderr=None if np.isnan(error) else error,
                      higher_is_better=bool(metric.higher_is_better))  # fmt: skip
 

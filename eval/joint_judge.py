@@ -24,6 +24,7 @@ from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
 from ..files import cache_folder, digest_of, digest_of_file, whole_file
 from .judges import Look, Training
+from .resize import bicubic
 
 SIZE = 64
 """Images are resized to this side, bicubic and anti-aliased."""
@@ -33,6 +34,7 @@ CONTEXT = 48
 MAX_WORDS = 4000
 IN_DOMAIN_IMAGES = 100_000
 """Images an in-domain judge learns from, over several epochs."""
+LABELS_AT_ONCE = 1024
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.02
@@ -85,10 +87,7 @@ class Down(nn.Module):
 
 def resize(images: torch.Tensor) -> torch.Tensor:
     """Return images uint8 [N, 3, H, W] as float [N, 3, 64, 64] in [-1, 1]."""
-    pixels = images.float()
-    if pixels.shape[-2:] != (SIZE, SIZE):
-        pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 255)
-    return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return (bicubic(images, SIZE, SIZE) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def trim(tokens: torch.Tensor) -> torch.Tensor:
@@ -146,17 +145,18 @@ def scenes_judge(training: Training) -> JointJudge:
 
 def in_domain_judge(training: Training) -> JointJudge:
     """Return the judge of the data at hand, trained on its train split unless that was done before."""
-    key = digest_of([RECIPE, training.train.digest, IN_DOMAIN_IMAGES])[:12]
-    path = cache_folder() / "judges" / f"{training.train.name}-{key}.safetensors"
+    train = training.train()
+    key = digest_of([RECIPE, train.digest, IN_DOMAIN_IMAGES])[:12]
+    path = cache_folder() / "judges" / f"{train.name}-{key}.safetensors"
     if not path.exists():
-        save_judge(path, [training.train], training.held_out, images=IN_DOMAIN_IMAGES, progress=training.progress)
+        save_judge(path, [train], training.held_out(), images=IN_DOMAIN_IMAGES, progress=training.progress)
     return JointJudge("in-domain", path)
 
 
 def save_judge(
     path: Path,
     train: Sequence[CaptionedDataset],
-    held_out: CaptionedDataset,
+    held_out: CaptionedDataset | None,
     *,
     images: int,
     progress: Callable[[int, int], None],
@@ -174,7 +174,8 @@ def save_judge(
                for key, value in network.state_dict().items()}  # fmt: skip
     with whole_file(path) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
-        notes["held_out"] = held_out_accuracy(JointJudge("draft", temporary), held_out)
+        if held_out is not None:
+            notes["held_out"] = held_out_accuracy(JointJudge("draft", temporary), held_out)
         safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
 
 
@@ -231,14 +232,16 @@ def class_targets(data: CaptionedDataset) -> NDArray[np.float32]:
     targets = np.zeros((len(data), len(data.class_names)), np.float32)
     if not data.class_names:
         return targets
-    labels = data.batch(np.arange(len(data))).labels
     numbers = {name: number for number, name in enumerate(data.class_names)}
-    for index, row in enumerate(targets):
-        if scene := data.scene(index):
-            kinds = {numbers[f"{thing['colour']} {thing['shape']}"] for thing in scene["objects"]}
-            row[list(kinds)] = 1 / len(kinds)
-        elif labels is not None:
-            row[int(labels[index])] = 1.0
+    for start in range(0, len(data), LABELS_AT_ONCE):
+        at = np.arange(start, min(start + LABELS_AT_ONCE, len(data)))
+        labels = data.batch(at).labels
+        for index in at:
+            if scene := data.scene(int(index)):
+                kinds = {numbers[f"{thing['colour']} {thing['shape']}"] for thing in scene["objects"]}
+                targets[index, list(kinds)] = 1 / len(kinds)
+            elif labels is not None:
+                targets[index, labels[index - start]] = 1.0
     return targets
 
 

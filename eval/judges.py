@@ -42,9 +42,10 @@ class Judge(Protocol):
 class Training:
     """What a judge may learn from when it is opened; a pretrained one has no need of it."""
 
-    train: CaptionedDataset
-    held_out: CaptionedDataset
-    """Real images on which a judge that learns reports its accuracy."""
+    train: Callable[[], CaptionedDataset]
+    """Prepares the data's train split, only when it is called."""
+    held_out: Callable[[], CaptionedDataset | None]
+    """Real images on which a judge that learns reports its accuracy; None where the data set has none."""
     progress: Callable[[int, int], None] = lambda done, total: None
     """Called with the images done and their total while a judge learns."""
 
@@ -55,11 +56,3 @@ class ReportsAccuracy(Protocol):
 
     held_out: Mapping[str, float]
     """Shares by what was asked."""
-
-
-class OpenJudge(Protocol):
-    """How a judge is had: the attribute that a name in the table of judges points to."""
-
-    def __call__(self, training: Training) -> Judge:
-        """Return the judge; raise UserError saying what to fetch when its weights are not there."""
-        ...

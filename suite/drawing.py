@@ -52,15 +52,16 @@ def save_grid(path: Path, images: NDArray[np.uint8], columns: int = 8) -> None:
     _save_png(path, rows.reshape(-1, columns * width, channels))
 
 
-def save_gallery(folder: Path, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> tuple[GalleryItem, ...]:
-    """Write the first images as PNGs in the run's `gallery`; return what the record says of them."""
+def save_gallery(
+    run: Path, gallery: Path, images: NDArray[np.uint8], prompts: Sequence[Prompt]
+) -> tuple[GalleryItem, ...]:
+    """Write the first images as PNGs into `gallery`, inside the folder `run`; return what the record says of them."""
     items = []
     for number, (image, prompt) in enumerate(zip(images[:GALLERY], prompts[:GALLERY], strict=True)):
-        file = f"gallery/{number:02d}.png"
-        _save_png(folder / file, image.transpose(1, 2, 0))
-        items.append(
-            GalleryItem(caption=prompt.caption, caption_id=prompt.caption_id, seed=prompt.seed, file=file)
-        )
+        file = gallery / f"{number:02d}.png"
+        _save_png(file, image.transpose(1, 2, 0))
+        items.append(GalleryItem(caption=prompt.caption, caption_id=prompt.caption_id, seed=prompt.seed,
+                                 file=file.relative_to(run).as_posix()))  # fmt: skip
     return tuple(items)
 
 

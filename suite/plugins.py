@@ -6,6 +6,7 @@ A name is one of the tables, an entry point of the groups `t2ibench.models`, `t2
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
+from ..files import digest_of_file
 
 PACKAGE = __package__.rpartition(".")[0]
 
@@ -60,11 +62,13 @@ METRICS: Mapping[str, str] = {
 
 
 class Model(NamedTuple):
-    """A model found by name: how to make it, and its presets."""
+    """A model found by name: how to make it, its presets, and what stands for its code."""
 
     name: str
     make: Any
     presets: Mapping[str, Any]
+    code: str
+    """sha256 of its file, or empty for a built-in model."""
 
 
 def find_model(name: str) -> Model:
@@ -73,7 +77,14 @@ def find_model(name: str) -> Model:
     presets = getattr(sys.modules[make.__module__], "PRESETS", None)
     if not isinstance(presets, Mapping) or not presets:
         raise UserError(f"model {name!r}: its module {make.__module__} has no PRESETS, a dict of name -> config")
-    return Model(name=short_name(name), make=make, presets=presets)
+    code = "" if name in MODELS else digest_of_file(Path(inspect.getfile(make)))
+    return Model(name=name.rpartition(":")[2], make=make, presets=presets, code=code)
+
+
+def absolute_name(name: str) -> str:
+    """Return a name that means the same from any folder: the path of `path/to/file.py:attribute` made absolute."""
+    where, colon, attribute = name.rpartition(":")
+    return f"{Path(where).resolve()}{colon}{attribute}" if where.endswith(".py") else name
 
 
 def find_preset(model: Model, preset: str) -> Any:
@@ -89,7 +100,7 @@ def find_dataset(name: str) -> Any:
 
 
 def find_judge(name: str) -> Any:
-    """Return the function that opens the judge called `name`, given an `eval.judges.Training`."""
+    """Return the function that opens the judge called `name`, given an `eval.judges.Training`; it returns the judge."""
     return _find("judge", name, JUDGES)
 
 
@@ -116,11 +127,6 @@ def _described(names: list[str], builtin: Mapping[str, Entry]) -> list[dict[str,
     return [{"name": name, "about": builtin[name].about if name in builtin else None} for name in names]
 
 
-def short_name(name: str) -> str:
-    """Return the name that a run's folder carries: of `path/to/file.py:Attribute` the attribute."""
-    return name.rpartition(":")[2]
-
-
 def _find(kind: str, name: str, builtin: Mapping[str, Entry]) -> Any:
     group = {"model": "models", "data set": "datasets", "judge": "judges"}[kind]
     if name in builtin:
@@ -135,6 +141,8 @@ def _find(kind: str, name: str, builtin: Mapping[str, Entry]) -> Any:
 
 def _attribute(target: str, kind: str) -> Any:
     where, _, attribute = target.rpartition(":")
+    if not where or not attribute:
+        raise UserError(f"{kind} {target!r}: expected module:attribute or path/to/file.py:attribute")
     try:
         module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except ModuleNotFoundError as error:

@@ -11,27 +11,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..baselines.interface import TextToImage
 from ..datasets.captioned import Source
+from ..datasets.images import first_side
 from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
-from ..eval.harness import choose_prompts, evaluate
+from ..eval.harness import Evaluated, choose_prompts, evaluate
 from ..eval.judges import Judge, Training
 from ..files import digest_of, read_json, seed_of, write_json, write_text
-from ..reports.records import Record, Score, StageCost, load, save, scores_json
+from ..reports.records import SCHEMA, Record, StageCost, load, save
 from .checkpoint import load_weights
 from .drawing import draw, save_gallery, save_grid, save_samples
 from .environment import describe_environment
-from .plugins import find_dataset, find_judge, find_model, find_preset
+from .plugins import absolute_name, find_dataset, find_judge, find_model, find_preset
 from .spec import Evaluation, TrainSpec, resolve_config
 from .training import CHECKPOINT_SECONDS, Watch, silent, train
 
 GRID_CAPTIONS = 32
+EVALUATION_VERSION = 1
+"""Raised when the harness or a metric changes what it says of the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +77,22 @@ class Run:
         return model
 
 
-def run(request: Request, evaluation: Evaluation | None = None, watch: Watch = silent) -> Record:
-    """Train, draw and score; return the record, which lies in the run's folder as `record.json`."""
+class Finished(NamedTuple):
+    """A run that was trained and scored."""
+
+    folder: Path
+    record: Record
+
+
+def run(request: Request, evaluation: Evaluation | None = None, watch: Watch = silent) -> Finished:
+    """Train, draw and score; return the run's folder and the record that lies in it as `record.json`.
+
+    What the evaluation needs is looked for before the training, so that a mistake costs no training.
+    """
     opened = open_run(request, watch)
+    panel = open_evaluation(opened, evaluation or default_evaluation(request.data), watch)
     train_run(opened, watch)
-    return score_run(opened, evaluation or default_evaluation(request.data), watch)
+    return Finished(opened.folder, score_run(opened, panel, watch))
 
 
 def default_evaluation(data: str) -> Evaluation:
@@ -96,13 +110,13 @@ def open_run(request: Request, watch: Watch = silent) -> Run:
     if precision not in ("float32", "bfloat16"):
         raise unknown("precision", precision, ("float32", "bfloat16"))
     spec = TrainSpec(
-        model=model.name, preset=request.preset, config=dataclasses.asdict(config), dataset=source.name,
-        image_size=config.image_size, data={"train": data.digest}, seed=request.seed, budget=request.budget,
-        precision=precision,
+        model=model.name, code=model.code, preset=request.preset, config=dataclasses.asdict(config),
+        dataset=source.name, image_size=config.image_size, data={"train": data.digest}, seed=request.seed,
+        budget=request.budget, precision=precision,
     )  # fmt: skip
-    passed = {"model": request.model, "data": request.data, "preset": request.preset,
+    passed = {"model": absolute_name(request.model), "data": absolute_name(request.data), "preset": request.preset,
               "root": None if request.root is None else str(request.root.resolve()), "seed": request.seed,
-              "budget": request.budget, "settings": dict(request.settings), "precision": request.precision}
+              "budget": request.budget, "settings": dict(request.settings), "precision": precision}
     return Run(spec=spec, config=config, make=model.make, source=source, folder=request.runs / spec.folder_name,
                passed=passed, checkpoint_seconds=request.checkpoint_seconds)  # fmt: skip
 
@@ -124,8 +138,10 @@ def reopen_run(folder: Path, watch: Watch = silent) -> Run:
     return reopened
 
 
-def prepared(source: Source, split: str, image_size: int, watch: Watch) -> Store:
-    """Return a prepared split, showing progress while it is prepared."""
+def prepared(source: Source, split: str, image_size: int, watch: Watch = silent) -> Store:
+    """Return a prepared split, showing progress while it is prepared; raise UserError when there is none such."""
+    if split not in source.splits:
+        raise UserError(f"{source.name} has no split {split!r}; it has {', '.join(source.splits)}")
     what, total = f"prepare {source.name}/{split}", source.size(split)
     return prepare(source, split, image_size, lambda done: watch(what, done, total))
 
@@ -147,6 +163,8 @@ def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
     if (opened.folder / "training.json").exists():
         return read_costs(opened.folder)
     with locked(opened.folder):
+        if (opened.folder / "training.json").exists():
+            return read_costs(opened.folder)
         data = opened.store("train", watch)
         model = opened.new_model()
         prompts = choose_prompts(data, GRID_CAPTIONS, seed=0)
@@ -156,7 +174,7 @@ def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
             images = model.sample([p.caption for p in prompts], seeds=[p.seed for p in prompts])
             save_grid(grids / f"{images_seen:09d}.png", images.numpy())
 
-        write_json(opened.folder / "run.json", {"spec": dataclasses.asdict(opened.spec), "passed": opened.passed})
+        write_json(opened.folder / "run.json", {"spec": opened.spec.to_json(), "passed": opened.passed})
         write_text(grids / "captions.txt", "".join(f"{p.caption}\n" for p in prompts))
         return train(
             model, data, opened.folder, budget=opened.spec.budget, seed=opened.spec.seed,
@@ -179,68 +197,97 @@ def load_model(opened: Run) -> TextToImage:
     return model
 
 
-def score_run(opened: Run, evaluation: Evaluation, watch: Watch = silent) -> Record:
-    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call."""
+@dataclass(frozen=True, kw_only=True)
+class OpenEvaluation:
+    """An evaluation with what it needs at hand: the judges, and the real images they compare with."""
+
+    evaluation: Evaluation
+    judges: tuple[Judge, ...]
+    data: Store
+
+    def protocol(self) -> dict[str, Any]:
+        """Return everything that decides the scores of given weights, JSON-able."""
+        return {**dataclasses.asdict(self.evaluation), "judges": list(self.evaluation.judges),
+                "judge_ids": [judge.id for judge in self.judges], "version": EVALUATION_VERSION}  # fmt: skip
+
+
+def open_evaluation(opened: Run, evaluation: Evaluation, watch: Watch = silent) -> OpenEvaluation:
+    """Open the judges and the split that an evaluation names; raise UserError when one is not to be had."""
     data = opened.store(evaluation.split, watch)
-    judges = [open_judge(name, opened.source, opened.spec.image_size, watch) for name in evaluation.judges]
-    protocol = {**dataclasses.asdict(evaluation), "judges": list(evaluation.judges),
-                "judge_ids": [judge.id for judge in judges]}  # fmt: skip
-    spec = dataclasses.asdict(opened.spec)
-    spec |= {"data": opened.spec.data | {evaluation.split: data.digest}, "evaluation": protocol}
+    judges = open_judges(evaluation.judges, opened.source, opened.spec.image_size, watch)
+    return OpenEvaluation(evaluation=evaluation, judges=judges, data=data)
+
+
+def open_judges(names: Sequence[str], source: Source, image_size: int, watch: Watch) -> tuple[Judge, ...]:
+    """Open judges by name; one that learns does so from the source's train split."""
+
+    def held_out() -> Store | None:
+        return prepared(source, "val", image_size, watch) if "val" in source.splits else None
+
+    openers = [(name, find_judge(name)) for name in names]
+    return tuple(
+        opener(Training(train=partial(prepared, source, "train", image_size, watch), held_out=held_out,
+                        progress=partial(watch, f"train the judge {name}")))
+        for name, opener in openers
+    )  # fmt: skip
+
+
+def score_run(opened: Run, panel: OpenEvaluation, watch: Watch = silent) -> Record:
+    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call."""
+    spec = opened.spec.to_json()
+    split = panel.evaluation.split
+    spec |= {"data": opened.spec.data | {split: panel.data.digest}, "evaluation": panel.protocol()}
     with locked(opened.folder):
-        if (opened.folder / "record.json").exists():
-            record = load(opened.folder)
-            if record.spec == spec:
-                return record
-        model = load_model(opened)
-        prompts = choose_prompts(data, evaluation.images, evaluation.seed)
-        drawn = draw(model, prompts, opened.folder / "samples", watch)
-        captions = [prompt.caption for prompt in prompts]
-        evaluated = evaluate(torch.from_numpy(drawn.images), captions, data, judges, watch)
-        parameters = {
-            name: sum(parameter.numel() for parameter in network.parameters())
-            for name, network in model.networks().items()
-        }
-        record = Record(
-            spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=evaluated.notes,
-            stages=read_costs(opened.folder), parameters=parameters,
-            sample_images_per_second=drawn.images_per_second, environment=describe_environment(),
-            gallery=save_gallery(opened.folder, drawn.images, prompts),
-        )  # fmt: skip
-        write_json(opened.folder / "scores" / f"{digest_of(spec)[:12]}.json", scores_json(record.scores))
-        save(opened.folder, record)
+        kept = opened.folder / "scores" / digest_of([SCHEMA, spec])[:12]
+        if not (kept / "record.json").exists():
+            save(kept, _score(opened, panel, spec, kept / "gallery", watch))
+        record = load(kept)
+        if not (opened.folder / "record.json").exists() or load(opened.folder) != record:
+            save(opened.folder, record)
         return record
 
 
-def open_judge(name: str, source: Source, image_size: int, watch: Watch) -> Judge:
-    """Open one judge; one that learns does so from the source's train split."""
-    val = "val" if "val" in source.splits else "train"
-    training = Training(
-        train=prepared(source, "train", image_size, watch), held_out=prepared(source, val, image_size, watch),
-        progress=partial(watch, f"train the judge {name}"),
+def _score(opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Path, watch: Watch) -> Record:
+    model = load_model(opened)
+    prompts = choose_prompts(panel.data, panel.evaluation.images, panel.evaluation.seed)
+    drawn = draw(model, prompts, opened.folder / "samples", watch)
+    evaluated = evaluate(
+        torch.from_numpy(drawn.images), [prompt.caption for prompt in prompts], panel.data, panel.judges, watch,
+        described=[prompt.image_id for prompt in prompts],
     )  # fmt: skip
-    judge: Judge = find_judge(name)(training)
-    return judge
+    parameters = {
+        name: sum(parameter.numel() for parameter in network.parameters())
+        for name, network in model.networks().items()
+    }
+    return Record(
+        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=evaluated.notes,
+        stages=read_costs(opened.folder), parameters=parameters, environment=describe_environment(),
+        sample_images_per_second=drawn.images_per_second,
+        gallery=save_gallery(opened.folder, gallery, drawn.images, prompts),
+    )  # fmt: skip
 
 
 def score_images(
-    folder: Path, *, data: str, root: Path | None, image_size: int, evaluation: Evaluation, watch: Watch = silent
-) -> tuple[Score, ...]:
+    folder: Path, *, data: str, root: Path | None, image_size: int | None, evaluation: Evaluation,
+    watch: Watch = silent,
+) -> Evaluated:  # fmt: skip
     """Score a folder of captioned images, drawn by any system, against a split of a data set.
 
-    The images are those of all the folder's splits, each with its first caption, at `image_size`.
+    The images are those of all the folder's splits, each with its first caption, at `image_size`, by default the
+    shorter side of the first. The split is the evaluation's, or the data set's only one.
     """
     drawn: Source = find_dataset("imagefolder")(folder)
-    chunks = [chunk for split in drawn.splits for chunk in drawn.chunks(split, image_size)]
+    size = image_size or first_side(folder)
+    chunks = [chunk for split in drawn.splits for chunk in drawn.chunks(split, size)]
     images = np.concatenate([chunk.images for chunk in chunks])
     captions = [captions for chunk in chunks for captions in chunk.captions]
     if missing := sum(not own for own in captions):
         raise UserError(f"{folder}: {missing} of {len(images)} images have no caption to be scored against")
     source: Source = find_dataset(data)(root)
-    judges = [open_judge(name, source, image_size, watch) for name in evaluation.judges]
-    split = evaluation.split if evaluation.split in source.splits else source.splits[-1]
-    reference = prepared(source, split, image_size, watch)
-    return evaluate(torch.from_numpy(images), [own[0] for own in captions], reference, judges, watch).scores
+    split = evaluation.split if len(source.splits) > 1 else source.splits[0]
+    reference = prepared(source, split, size, watch)
+    judges = open_judges(evaluation.judges, source, size, watch)
+    return evaluate(torch.from_numpy(images), [own[0] for own in captions], reference, judges, watch)
 
 
 def sample_run(folder: Path, captions: Sequence[str], *, n: int, seed: int, out: Path, watch: Watch = silent) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError, unknown
-from ..files import digest_of
+from ..files import canonical_json, digest_of
 
 VERSION = 1
 """Raised when the loop or the interface changes what a specification trains to."""
@@ -27,6 +28,8 @@ class TrainSpec:
     """
 
     model: str
+    code: str
+    """Digest of the file of a model that is not built in; of a built-in one empty, `version` stands for it."""
     preset: str
     config: dict[str, Any]
     """The model's config, every field, presets and overrides applied."""
@@ -40,10 +43,15 @@ class TrainSpec:
     precision: str
     version: int = VERSION
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as it reads back from JSON."""
+        document: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        return document
+
     @property
     def folder_name(self) -> str:
         """Return `<model>-<preset>-<dataset>-s<seed>-<12 hex of the digest>`."""
-        name = f"{self.model}-{self.preset}-{self.dataset}-s{self.seed}-{digest_of(dataclasses.asdict(self))[:12]}"
+        name = f"{self.model}-{self.preset}-{self.dataset}-s{self.seed}-{digest_of(self.to_json())[:12]}"
         return re.sub(r"[^\w.=-]+", "_", name)
 
 
@@ -119,9 +127,9 @@ def _fit(value: Any, kind: Any, name: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) == len(value):
             return tuple(_fit(entry, entry_kind, name) for entry, entry_kind in zip(value, kinds, strict=True))
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+    if kind is not float and type(value) is kind:
         return value
     wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
     raise UserError(f"setting {name}={value!r}: expected {wanted}")

@@ -1,5 +1,6 @@
 """A sweep: a TOML file of models, presets, data sets, seeds and settings, and every run it asks for."""
 
+import dataclasses
 import itertools
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unknown
-from ..reports.records import Record
 from .plugins import find_model, find_preset
-from .run import Request, default_evaluation, open_run, score_run, train_run
+from .run import Request, default_evaluation, run
 from .spec import Evaluation, parse_budget, resolve_config
 from .training import Watch, silent
 
-FIELDS = ("models", "presets", "datasets", "seeds", "budget", "precision", "root", "evaluation", "set", "model")
+FIELDS: Mapping[str, Any] = {
+    "models": list, "presets": list, "datasets": list, "seeds": list, "budget": str | int, "precision": str,
+    "root": str, "evaluation": dict, "set": dict, "model": dict,
+}  # fmt: skip
+"""The fields of a sweep file and their types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,6 @@ class Outcome:
 
     cell: Cell
     folder: Path | None = None
-    record: Record | None = None
     error: str | None = None
 
 
@@ -44,15 +47,28 @@ def plan_sweep(path: Path, runs: Path) -> list[Cell]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such sweep file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder, expected a sweep file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML ({error})") from error
-    for name in document:
-        if name not in FIELDS:
-            raise UserError(f"{path}: {unknown('field', name, FIELDS)}")
     try:
+        _check(document)
         return list(_cells(document, runs))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _check(document: Mapping[str, Any]) -> None:
+    """Raise UserError for a field that is unknown or of another type."""
+    for name, value in document.items():
+        if name not in FIELDS:
+            raise unknown("field", name, FIELDS)
+        if not isinstance(value, FIELDS[name]):
+            wanted = {dict: "a table", list: "a list", str: "text"}.get(FIELDS[name], "a number or text")
+            raise UserError(f"{name} = {value!r}: expected {wanted}")
+    for model, own in document.get("model", {}).items():
+        if not isinstance(own, dict) or set(own) != {"set"} or not isinstance(own["set"], dict):
+            raise UserError(f"[model.{model}]: expected one table, [model.{model}.set]")
 
 
 def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
@@ -62,13 +78,24 @@ def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
     own = document.get("model", {})
     if foreign := set(own) - set(models):
         raise unknown("model under [model]", sorted(foreign)[0], models)
-    dimensions = (models, _strings(document, "presets", ["tiny"]), _strings(document, "datasets", ["scenes"]))
+    presets = _strings(document, "presets", ["tiny"])
+    _check_shared(document.get("set", {}), models, presets)
+    dimensions = (models, presets, _strings(document, "datasets", ["scenes"]))
     for model, preset, data in itertools.product(*dimensions):
         for settings in _grid(_settings(model, preset, document.get("set", {}), own.get(model, {}).get("set", {}))):
             for seed in _seeds(document):
                 request = Request(model=model, preset=preset, data=data, root=root, seed=seed, budget=budget,
                                   settings=settings, precision=document.get("precision"), runs=runs)  # fmt: skip
                 yield Cell(request=request, evaluation=_evaluation(document.get("evaluation", {}), data))
+
+
+def _check_shared(shared: Mapping[str, Any], models: Sequence[str], presets: Sequence[str]) -> None:
+    """Raise UserError for a setting under [set] that no model has."""
+    configs = [find_preset(find_model(model), preset) for model, preset in itertools.product(models, presets)]
+    fields = {field.name for config in configs for field in dataclasses.fields(config)}
+    for name in shared:
+        if name.split(".")[0] not in fields:
+            raise unknown("setting under [set], which no model here has,", name, fields)
 
 
 def _settings(model: str, preset: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,10 +145,7 @@ def run_sweep(
     for number, cell in enumerate(cells):
         begin(number, cell)
         try:
-            opened = open_run(cell.request, watch)
-            train_run(opened, watch)
-            record = score_run(opened, cell.evaluation, watch)
-            outcomes.append(Outcome(cell=cell, folder=opened.folder, record=record))
+            outcomes.append(Outcome(cell=cell, folder=run(cell.request, cell.evaluation, watch).folder))
         except UserError as error:
             outcomes.append(Outcome(cell=cell, error=str(error)))
     return outcomes

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Position:
 
 
 class Average:
-    """Exponential moving average of networks, buffers copied; half-life as in StyleGAN2, shorter at the start."""
+    """Exponential moving average of networks, buffers too; half-life as in StyleGAN2, shorter at the start."""
 
     RAMP = 0.05
 
@@ -67,11 +68,12 @@ class Average:
         half_life = min(self.half_life, self.RAMP * images_seen)
         decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
         for name, network in self.networks.items():
-            copied = self.copies[name]
-            for average, current in zip(copied.parameters(), network.parameters(), strict=True):
-                average.lerp_(current, 1 - decay)
-            for kept, buffer in zip(copied.buffers(), network.buffers(), strict=True):
-                kept.copy_(buffer)
+            averages = self.copies[name].state_dict()
+            for key, current in network.state_dict().items():
+                if current.is_floating_point():
+                    averages[key].lerp_(current, 1 - decay)
+                else:
+                    averages[key].copy_(current)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -119,9 +121,9 @@ def train(
     `checkpoint.safetensors` and the networks after each finished stage. Raises UserError when a loss is not finite.
     """
     stages = list(model.stages(data))
-    shares = sum(stage.share for stage in stages)
-    if not math.isclose(shares, 1.0, abs_tol=1e-6):
-        raise UserError(f"the stages' shares of the budget sum to {shares:g}, expected 1")
+    shares = [stage.share for stage in stages]
+    if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+        raise UserError(f"the stages' shares of the budget are {shares}, expected none below 0 and the sum 1")
     checkpoint = folder / "checkpoint.safetensors"
     state = load_state(checkpoint) if checkpoint.exists() else {}
     start = Position(**state.get("position", {}))
@@ -193,6 +195,7 @@ class StageLoop:
             if self.stage.draws and ((step + 1) % self.grid_every == 0 or step == 0):
                 self._grid((step + 1) * size)
         self.log.close()
+        self._check_state(self.stage.state_dict())
         if self.average:
             self.average.settle()
         return StageCost(
@@ -234,16 +237,30 @@ class StageLoop:
     def _guard(self, step: int, losses: Mapping[str, float]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            checkpoint = self.folder / "checkpoint.safetensors"
-            last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-            raise UserError(
-                f"stage {self.stage.name}, step {step}: {', '.join(bad)} is not finite; {last}. "
-                "The same command goes on from there; a lower learning rate may help"
-            )
+            raise self._not_finite(step, ", ".join(bad))
+
+    def _check_state(self, state: Any) -> None:
+        """Stop before weights that are not finite are kept; the last update shows in no loss yet."""
+        if isinstance(state, torch.Tensor):
+            if state.is_floating_point() and not bool(state.isfinite().all()):
+                raise self._not_finite(self.position.step - 1, "a weight")
+        elif isinstance(state, Mapping | list | tuple):
+            for entry in state.values() if isinstance(state, Mapping) else state:
+                self._check_state(entry)
+
+    def _not_finite(self, step: int, what: str) -> UserError:
+        checkpoint = self.folder / "checkpoint.safetensors"
+        last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+        return UserError(
+            f"stage {self.stage.name}, step {step}: {what} is not finite; {last}. The same command goes on from "
+            "there, and meets the same numbers again: lower the learning rate, or use --precision float32"
+        )
 
     def _save(self) -> None:
+        os.fsync(self.log.fileno())
         state = {"position": vars(self.position), "stage": self.stage.state_dict(),
                  "costs": [vars(cost) for cost in self.costs]}  # fmt: skip
+        self._check_state(state["stage"])
         if self.average:
             state["average"] = self.average.state_dict()
         save_state(self.folder / "checkpoint.safetensors", state)

@@ -85,7 +85,7 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_is_scored(call: Call, pictures: Path, tmp_path: Path) -> None:
-    code, out, err = call("score", "--images", pictures, "--data", "scenes", "--size", "32", "--json")
+    code, out, err = call("score", "--images", pictures, "--data", "scenes", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["run"] is None and found["scores"]["fid@scenes"]["n"] == 240
@@ -123,9 +123,16 @@ MISTAKES = [
     (["run", "text-dcgan", "--budget", "lots"], "budget 'lots': expected a number of training images"),
     (["run", "text-dcgan", "--root", "x"], "--root"),
     (["run", "text-dcgan", "--data", "imagefolder"], "--root"),
-    (["run", "text-dcgan", "--judges", "scnes", "--budget", "0"], "unknown judge 'scnes': did you mean 'scenes'?"),
-    (["run", "text-dcgan", "--judges", "inception", "--budget", "0"], "pt_inception-2015-12-05"),
-    (["train", "text-dcgan", "--device", "cuda:9"], "no CUDA device"),
+    (["run", "text-dcgan", "--judges", "scnes"], "unknown judge 'scnes': did you mean 'scenes'?"),
+    (["run", "text-dcgan", "--judges", "inception"], "pt_inception-2015-12-05"),
+    (["train", "text-dcgan", "--device", "cuda:99"], "--device cuda:99: not usable here"),
+    (["train", "text-dcgan", "--device", "tpu"], "--device tpu: expected cpu or cuda"),
+    (["train", "text-dcgan", "--set", "image_size=48"], "image_size=48: expected a power of two"),
+    (["train", "text-dcgan", "--set", "batch_size=1"], "expected 2 pairs or more"),
+    (["run", "text-dcgan", "--split", "tset"], "scenes has no split 'tset'"),
+    (["describe", ":x"], "expected module:attribute"),
+    (["score", "nowhere", "--data", "scenes"], "they go with --images"),
+    (["score", "--images", "nowhere"], "give --data NAME"),
     (["train", "text-dcgan", "--precision", "float8"], "unknown precision 'float8'"),
     (["score"], "give either the folder of a run, or --images"),
     (["score", "nowhere"], "nowhere: not the folder of a run"),
@@ -136,7 +143,7 @@ MISTAKES = [
     (["list", "modles"], "did you mean 'models'?"),
     (["data", "check", "emojis"], "did you mean 'emoji'?"),
     (["describe"], "Missing argument"),
-    (["run", "text-dcgan", "--samples", "many"], "not a valid int"),
+    (["run", "text-dcgan", "--samples", "many"], "valid int"),
     (["fly"], "No such command 'fly'"),
 ]
 

@@ -27,7 +27,7 @@ from t2ibench.reports.records import Score
 
 @pytest.fixture(scope="module")
 def judge(world: Store) -> JointJudge:
-    return scenes_judge(Training(train=world, held_out=world))
+    return scenes_judge(Training(train=lambda: world, held_out=lambda: world))
 
 
 def scores(evaluated: Sequence[Score]) -> dict[str, float]:
@@ -38,10 +38,9 @@ def test_prompts_are_the_same_for_every_model_and_cover_the_split(held_out: Stor
     prompts = choose_prompts(held_out, 300, seed=0)
     assert prompts == choose_prompts(held_out, 300, seed=0)
     assert prompts[:100] == choose_prompts(held_out, 100, seed=0)
-    assert {prompt.caption_id.split("#")[0] for prompt in prompts} == set(held_out.ids)
+    assert {prompt.image_id for prompt in prompts} == set(held_out.ids)
     for prompt in prompts[:20]:
-        name, _, number = prompt.caption_id.partition("#")
-        assert held_out.captions(held_out.ids.index(name))[int(number)] == prompt.caption
+        assert held_out.captions(held_out.ids.index(prompt.image_id))[prompt.number] == prompt.caption
     assert choose_prompts(held_out, 300, seed=1) != prompts
 
 
@@ -123,6 +122,17 @@ def test_too_few_captions_for_r_precision_are_noted(judge: JointJudge, held_out:
     assert found.notes[0].startswith("judge scenes: right on held-out real images in classes 9")
 
 
+def test_two_captions_of_one_image_are_no_rivals(judge: JointJudge, held_out: Store) -> None:
+    """R-precision has the first caption of each image only, however many are drawn."""
+    at = list(range(120)) * 2
+    batch = held_out.batch(at)
+    captions = [held_out.captions(index)[number // 120] for number, index in enumerate(at)]
+    found = evaluate(batch.images, captions, held_out, [judge], described=batch.ids)
+    [r_precision] = [score for score in found.scores if score.metric == "r_precision"]
+    alone = evaluate(batch.images[:120], captions[:120], held_out, [judge])
+    assert r_precision.n == 120 and r_precision.value == scores(alone.scores)["r_precision"]
+
+
 def test_images_and_captions_must_pair_up(judge: JointJudge, held_out: Store) -> None:
     with pytest.raises(UserError, match="2 images and 1 captions"):
         evaluate(held_out.batch([0, 1]).images, ["one"], held_out, [judge])
@@ -142,13 +152,13 @@ def test_the_shipped_judge_knows_held_out_combinations(judge: JointJudge) -> Non
 def test_an_in_domain_judge_learns_and_is_kept(
     world: Store, held_out: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2ibench.eval.joint_judge.IN_DOMAIN_IMAGES", 2560)
+    monkeypatch.setattr("t2ibench.eval.joint_judge.IN_DOMAIN_IMAGES", 5120)
     heard: list[int] = []
-    training = Training(train=world, held_out=held_out, progress=lambda done, total: heard.append(done))
+    training = Training(train=lambda: world, held_out=lambda: held_out, progress=lambda done, total: heard.append(done))
     first = in_domain_judge(training)
-    assert heard[-1] == 2560 and first.held_out["caption_of_100"] > 0.02
+    assert heard[-1] == 5120 and first.held_out["caption_of_100"] > 0.02
     again = in_domain_judge(training)
-    assert len(heard) == 20 and again.id == first.id and again.name == "in-domain"
+    assert len(heard) == 40 and again.id == first.id and again.name == "in-domain"
 
 
 def test_a_judge_of_data_without_labels(tmp_path: Path, held_out: Store) -> None:

@@ -15,7 +15,7 @@ from t2ibench.baselines.interface import (
     seeded_uniform,
     to_uint8,
 )
-from t2ibench.baselines.mismatch import mismatched_order, pair_groups
+from t2ibench.baselines.mismatch import matching_pairs, mismatched_order
 from t2ibench.datasets.captioned import Batch
 from t2ibench.datasets.tokenizers import ALPHABET, CharacterTokenizer, WordTokenizer
 
@@ -65,22 +65,28 @@ def test_optimiser_step_is_gradient_descent_and_clips() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12))
 @settings(deadline=None, max_examples=60)
-def test_mismatched_order_never_pairs_a_group_with_itself_where_it_can(groups: list[int]) -> None:
+def test_mismatched_order_never_pairs_what_matches_where_it_can(groups: list[int]) -> None:
     labels = torch.tensor(groups)
-    order = mismatched_order(labels)
-    for place, partner in enumerate(order.tolist()):
+    order = mismatched_order(labels[:, None] == labels[None]).tolist()
+    for place, partner in enumerate(order):
         assert partner != place
         if len(set(groups)) > 1:
             assert groups[partner] != groups[place]
+            between = [groups[(place + step) % len(groups)] for step in range((partner - place) % len(groups))]
+            assert set(between) == {groups[place]}, "the nearest that does not match"
 
 
-def test_pair_groups_by_class_or_by_caption() -> None:
-    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
-    batch = Batch(images=images, captions=["a", "b", "a"], ids=["0", "1", "2"], labels=torch.tensor([5, 5, 6]))
-    assert pair_groups(batch, "class").tolist() == [5, 5, 6]
-    assert pair_groups(batch, "image").tolist() == [0, 1, 0]
-    unlabelled = Batch(images=images, captions=["a", "b", "a"], ids=["0", "1", "2"])
-    assert pair_groups(unlabelled, "class").tolist() == [0, 1, 0]
+def test_matching_pairs_by_class_or_by_caption_and_image() -> None:
+    images = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
+    captions, ids = ["a", "b", "a", "c"], ["0", "1", "2", "1"]
+    batch = Batch(images=images, captions=captions, ids=ids, labels=torch.tensor([5, 5, 6, 7]))
+    same = torch.eye(4, dtype=torch.bool)
+    by_class, by_image = same.clone(), same.clone()
+    by_class[0, 1] = by_class[1, 0] = True
+    by_image[0, 2] = by_image[2, 0] = by_image[1, 3] = by_image[3, 1] = True
+    assert torch.equal(matching_pairs(batch, "class"), by_class)
+    assert torch.equal(matching_pairs(batch, "image"), by_image)
+    assert torch.equal(matching_pairs(Batch(images=images, captions=captions, ids=ids), "class"), by_image)
 
 
 def test_characters_are_numbered_as_published() -> None:

@@ -374,16 +374,15 @@ def test_a_bad_record_leaves_no_report(tmp_path: Path, runs: list[Path]) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_is_the_typed_one_or_follows_from_the_specification(tmp_path: Path) -> None:
+def test_the_command_follows_from_what_was_passed_and_the_specification(tmp_path: Path) -> None:
     passed = {"model": "my model.py:Toy", "data": "folder", "root": "/data", "preset": "tiny", "seed": 5,
               "budget": 1000, "settings": {"width": 9}, "precision": None}
-    typed, given, derived = tables.load_runs([
-        leave(tmp_path / "a", passed={"command": "t2ibench run toy --data scenes"}),
+    given, derived = tables.load_runs([
         leave(tmp_path / "b", passed=passed),
         leave(tmp_path / "c", config={"width": 8, "name": "x y", "bias": True}, seed=3),
     ])
-    assert command(typed) == "t2ibench run toy --data scenes"
     assert command(given) == ("t2ibench run 'my model.py:Toy' --data folder --root /data --preset tiny "
-                              "--seed 5 --budget 1000 --set width=9")
+                              "--seed 5 --budget 1000 --set width=9 --split test --samples 500 --judges scenes")
     assert command(derived) == ("t2ibench run toy --data scenes --preset tiny --seed 3 --budget 1000 "
-                                "--set width=8 --set 'name=x y' --set bias=true")
+                                "--set width=8 --set 'name=x y' --set bias=true "
+                                "--split test --samples 500 --judges scenes")

@@ -12,7 +12,7 @@ from torch import nn
 
 from t2ibench.errors import UserError
 from t2ibench.suite.checkpoint import load_state, load_weights, save_state, save_weights
-from t2ibench.suite.plugins import find_dataset, find_judge, find_model, find_preset, short_name
+from t2ibench.suite.plugins import absolute_name, find_dataset, find_judge, find_model, find_preset
 from t2ibench.suite.spec import Evaluation, TrainSpec, parse_budget, parse_overrides, resolve_config
 from t2ibench.suite.sweep import plan_sweep
 
@@ -53,6 +53,8 @@ def test_settings_fit_their_types(setting: str, expected: Config) -> None:
     ("batch_size=many", "setting batch_size='many': expected int"),
     ("batch_size=true", "expected int"),
     ("batch_size=1.5", "expected int"),
+    ("inner.rate=NaN", "expected float"),
+    ("inner.rate=Infinity", "expected float"),
     ("flip=1", "expected bool"),
     ("objective=c", "unknown value of objective 'c'"),
     ("inner.widths=[1]", "expected tuple"),
@@ -79,18 +81,18 @@ def test_budgets_that_are_none(text: str) -> None:
 
 
 def spec(**changes: object) -> TrainSpec:
-    base = TrainSpec(model="m", preset="p", config={"a": 1, "b": [1, 2]}, dataset="d", image_size=32,
+    base = TrainSpec(model="m", code="", preset="p", config={"a": 1, "b": [1, 2]}, dataset="d", image_size=32,
                      data={"train": "x"}, seed=0, budget=10, precision="float32")  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [
-    {"model": "n"}, {"preset": "q"}, {"config": {"a": 2}}, {"dataset": "e"}, {"image_size": 64},
+    {"model": "n"}, {"code": "1"}, {"preset": "q"}, {"config": {"a": 2}}, {"dataset": "e"}, {"image_size": 64},
     {"data": {"train": "y"}}, {"seed": 1}, {"budget": 11}, {"precision": "bfloat16"}, {"version": 2},
 ])  # fmt: skip
 def test_every_field_is_in_the_folder_name(change: dict[str, object]) -> None:
-    assert set(asdict(spec())) == {"model", "preset", "config", "dataset", "image_size", "data", "seed", "budget",
-                                   "precision", "version"}  # fmt: skip
+    assert set(asdict(spec())) == {"model", "code", "preset", "config", "dataset", "image_size", "data", "seed",
+                                   "budget", "precision", "version"}  # fmt: skip
     assert spec(**change).folder_name != spec().folder_name
     assert spec().folder_name == spec(config={"b": [1, 2], "a": 1}).folder_name
 
@@ -110,7 +112,6 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
         images = 300
         [set]
         batch_size = 32
-        field_of_another_model = 1
         [model.text-dcgan.set]
         mismatch_weight = [0.25, 0.5]
         """)  # fmt: skip
@@ -123,7 +124,8 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "line"), [
     ('models = ["text-dcgn"]', "did you mean 'text-dcgan'?"),
-    ('model = 3', "expected a list of names"),
+    ('model = 3', "expected a table"),
+    ('models = [3]', "expected a list of names"),
     ('models = []', "expected a list of names"),
     ('models = ["text-dcgan"]\nseeds = ["0"]', "expected a list of whole numbers"),
     ('models = ["text-dcgan"]\nsede = [0]', "did you mean 'seeds'?"),
@@ -131,6 +133,11 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
     ('models = ["text-dcgan"]\n[model.text-dcgan.set]\nbatchsize = 1', "did you mean 'batch_size'?"),
     ('models = ["text-dcgan"]\n[model.attngan.set]\nx = 1', "unknown model under [model]"),
     ('models = ["text-dcgan"]\n[evaluation]\nimagse = 1', "did you mean 'images'?"),
+    ('models = ["text-dcgan"]\n[set]\nimage_sze = 1', "did you mean 'image_size'?"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbatch_size = 1', "expected one table, [model.text-dcgan.set]"),
+    ('models = ["text-dcgan"]\nset = 3', "expected a table"),
+    ('models = ["text-dcgan"]\nroot = 3', "expected text"),
+    ('models = ["text-dcgan"]\nbudget = []', "expected a number or text"),
     ('models = ', "not valid TOML"),
 ])  # fmt: skip
 def test_a_wrong_sweep_is_said_before_anything_runs(tmp_path: Path, text: str, line: str) -> None:
@@ -153,7 +160,10 @@ def test_a_model_from_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", "class Mine: pass\nPRESETS = {'tiny': 1}\n")
     found = find_model(f"{path}:Mine")
     assert (found.name, found.presets) == ("Mine", {"tiny": 1}) and found.make().__class__.__name__ == "Mine"
-    assert short_name("text-dcgan") == "text-dcgan"
+    assert absolute_name("text-dcgan") == "text-dcgan" and absolute_name("m:A") == "m:A"
+    assert absolute_name("mine.py:Mine") == f"{Path.cwd()}/mine.py:Mine"
+    write(path, "class Mine: pass\nPRESETS = {'tiny': 2}\n")
+    assert find_model(f"{path}:Mine").code != found.code != "" == find_model("text-dcgan").code
     for target, line in ((f"{path}:Yours", "has no attribute 'Yours'"), ("no_such:Model", "no module named"),
                          (f"{tmp_path}/none.py:Model", "no such file")):  # fmt: skip
         with pytest.raises(UserError, match=line):

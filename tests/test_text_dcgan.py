@@ -72,8 +72,8 @@ def test_joint_embedding_loss_by_hand() -> None:
     text = torch.tensor([[0.5, 0.0], [0.25, 1.0]])
     # Scores [[0.5, 0.25], [0, 2]]: image->text hinges 0.75 and max(0, -1); text->image 0.5 and max(0, -0.75).
     expected = (0.75 + 0.0 + 0.5 + 0.0) / 4
-    assert joint_embedding_loss(image, text, torch.tensor([0, 1])).item() == pytest.approx(expected)
-    assert joint_embedding_loss(image, text, torch.tensor([3, 3])).item() == 0
+    assert joint_embedding_loss(image, text, torch.eye(2, dtype=torch.bool)).item() == pytest.approx(expected)
+    assert joint_embedding_loss(image, text, torch.ones(2, 2, dtype=torch.bool)).item() == 0
 
 
 def gan_stage(objective: str, **settings: object) -> GANStage:
@@ -93,7 +93,7 @@ def test_wrong_pairs_teach_the_discriminator_only_in_cls(world: Store) -> None:
             stage = gan_stage(objective, mismatch_weight=mismatch_weight)
             torch.manual_seed(1)
             stage.train_step(batch)
-            weights.append(stage.discriminator.judge[0].weight.detach().clone())
+            weights.append(stage.discriminator.decide[0].weight.detach().clone())
         moved[objective] = not torch.equal(*weights)
     assert moved == {"gan-cls": True, "gan-int": False}
 
@@ -128,7 +128,7 @@ def test_text_encoder_is_frozen_in_the_gan_stage(world: Store) -> None:
 
 
 def test_learning_rate_halves_on_schedule(world: Store) -> None:
-    stage = gan_stage("gan-cls", halve_every_kimg=0.032)
+    stage = gan_stage("gan-cls", halve_every_kimg=0.032, learning_rate=2e-4)
     rates = []
     for _ in range(4):
         stage.train_step(world.batch(range(16)))

@@ -95,7 +95,7 @@ def test_shares_must_sum_to_one(world: Store, tmp_path: Path) -> None:
     stages = model.stages(world)
     stages[0].share = 0.9
     model.stages = lambda data: stages  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"sum to 1\.4, expected 1"):
+    with pytest.raises(UserError, match=r"shares of the budget are \[0\.9, 0\.5\]"):
         train(model, world, tmp_path, budget=100, seed=0)
 
 
@@ -109,7 +109,7 @@ def test_order_is_a_permutation_every_epoch_and_stateless() -> None:
     assert len(Order(images=3, batch_size=10, seed=0).indices(1)) == 10
 
 
-def test_average_is_exponential_and_copies_buffers() -> None:
+def test_average_is_exponential_and_takes_in_the_buffers() -> None:
     network = nn.BatchNorm1d(1)
     average = Average({"net": network}, kimg=1.0)
     with torch.no_grad():
@@ -118,7 +118,10 @@ def test_average_is_exponential_and_copies_buffers() -> None:
     average.update(batch_size=100, images_seen=10**9)
     expected = 3.0 - 2.0 * 0.5**0.1
     assert average.copies["net"].weight.item() == pytest.approx(expected, rel=1e-6)
-    assert average.copies["net"].running_mean.item() == 7.0
+    assert average.copies["net"].running_mean.item() == pytest.approx(7.0 * (1 - 0.5**0.1), rel=1e-6)
+    network.num_batches_tracked.fill_(9)
+    average.update(batch_size=0, images_seen=10**9)
+    assert average.copies["net"].num_batches_tracked.item() == 9
     with average.in_place():
         assert network.weight.item() == pytest.approx(expected, rel=1e-6)
     assert network.weight.item() == 3.0
@@ -138,6 +141,26 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_go
     assert [(row.stage, row.step) for row in read_log(tmp_path)] == [
         (row.stage, row.step) for row in read_log(tmp_path / "whole")
     ]
+
+
+def test_weights_that_are_not_finite_are_never_kept(world: Store, tmp_path: Path) -> None:
+    """The last update shows in no loss, yet it must not become a checkpoint or the final weights."""
+    model = ToyModel(stages=1)
+    [stage] = model.stages(world)
+    step = stage.train_step
+
+    def overflow(batch: Batch) -> Mapping[str, float | torch.Tensor]:
+        losses = step(batch)
+        if stage.steps == 50:
+            with torch.no_grad():
+                stage.line.weight.fill_(float("inf"))
+        return losses
+
+    stage.train_step = overflow
+    model.stages = lambda data: [stage]
+    with pytest.raises(UserError, match="stage stage0, step 49: a weight is not finite"):
+        train(model, world, tmp_path, budget=500, seed=0)
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
