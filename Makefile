@@ -34,8 +34,8 @@ test-slow: $(VENV)/dev
 # mypy and import-linter want the package under its own name, whatever the checkout is called.
 check: $(VENV)/dev
 	$(BIN)/ruff check .
-	@mkdir -p build/lint && ln -sfn "$(CURDIR)" build/lint/t2ibench
-	cd build/lint && ../../$(BIN)/mypy --config-file t2ibench/pyproject.toml -p t2ibench
+	@mkdir -p $(VENV)/lint && ln -sfn "$(CURDIR)" $(VENV)/lint/t2ibench
+	cd $(VENV)/lint && ../bin/mypy --config-file t2ibench/pyproject.toml -p t2ibench
 	$(BIN)/lint-imports
 
 # Train the judge of `scenes` anew (about 25 minutes on 2 cores).

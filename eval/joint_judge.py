@@ -32,7 +32,7 @@ EMBED_DIM = 128
 FEATURES = 192
 CONTEXT = 48
 MAX_WORDS = 4000
-IN_DOMAIN_IMAGES = 100_000
+IN_DOMAIN_IMAGES = 60_000
 """Images an in-domain judge learns from, over several epochs."""
 LABELS_AT_ONCE = 1024
 BATCH_SIZE = 128
