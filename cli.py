@@ -56,7 +56,7 @@ SAMPLES = 2000
 
 def examples(*lines: str) -> str:
     """Return the examples under a verb's help."""
-    return "Examples:  " + "   |   ".join(lines)
+    return "\n\n".join(["Examples:", *lines])
 
 
 @app.command("list", epilog=examples("t2ibench list", "t2ibench list models", "t2ibench list --json"))

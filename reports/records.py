@@ -114,8 +114,8 @@ def load(folder: Path) -> Record:
     document = read_json(path)
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, Mapping) else None
-        raise UserError(
-            f"{path}: written with record schema {found!r}, this version reads {SCHEMA}; remove it and `t2ibench score` writes it anew")
+        wanted = f"this version reads {SCHEMA}; remove it and `t2ibench score` writes it anew"
+        raise UserError(f"{path}: written with record schema {found!r}, {wanted}")
     try:
         return _from_json(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
