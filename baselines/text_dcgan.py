@@ -84,7 +84,7 @@ TINY = TextDCGANConfig(
     text_encoder=CharCNNRNNConfig(
         channels=(64, 96, 128), recurrent_width=128, text_dim=128, learning_rate=1.5e-3, image_width=32
     ),
-    text_share=0.3, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
+    text_share=0.4, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
 )  # fmt: skip
 SMALL = TextDCGANConfig(
     generator_width=64, projected_dim=128, mismatch="image", normalise_text=True,
