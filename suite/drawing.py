@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..baselines.interface import TextToImage
+from ..errors import UserError
 from ..eval.harness import Prompt
 from ..files import digest_of, digest_of_file, read_json, seed_of, whole_file, whole_folder, write_json
 from ..reports.records import GalleryItem
@@ -35,13 +37,25 @@ def draw(model: TextToImage, prompts: Sequence[Prompt], folder: Path, watch: Wat
         images, started = [], time.monotonic()
         for start in range(0, len(prompts), AT_ONCE):
             some = prompts[start : start + AT_ONCE]
-            images.append(model.sample([p.caption for p in some], seeds=[p.seed for p in some]).numpy())
+            drawn = model.sample([p.caption for p in some], seeds=[p.seed for p in some])
+            images.append(_checked(model, drawn, len(some)))
             watch("draw", start + len(some), len(prompts))
         seconds = time.monotonic() - started
         with whole_folder(kept) as temporary:
             np.save(temporary / "images.npy", np.concatenate(images))
             write_json(temporary / "drawn.json", {"images_per_second": len(prompts) / seconds})
     return Drawn(np.load(kept / "images.npy"), read_json(kept / "drawn.json")["images_per_second"])
+
+
+def _checked(model: TextToImage, images: torch.Tensor, number: int) -> NDArray[np.uint8]:
+    """Return drawn images as an array; raise UserError unless they are what the interface promises."""
+    wanted = (number, 3, model.config.image_size, model.config.image_size)
+    if images.dtype != torch.uint8 or tuple(images.shape) != wanted:
+        raise UserError(
+            f"{type(model).__name__}.sample: expected uint8 {list(wanted)}, got {images.dtype} {list(images.shape)}"
+        )
+    pixels: NDArray[np.uint8] = images.numpy()
+    return pixels
 
 
 def save_grid(path: Path, images: NDArray[np.uint8], columns: int = 8) -> None:

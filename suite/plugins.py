@@ -68,7 +68,7 @@ class Model(NamedTuple):
     make: Any
     presets: Mapping[str, Any]
     code: str
-    """sha256 of its file, or empty for a built-in model."""
+    """The first 12 hex of the sha256 of its file, or empty for a built-in model."""
 
 
 def find_model(name: str) -> Model:
@@ -77,7 +77,10 @@ def find_model(name: str) -> Model:
     presets = getattr(sys.modules[make.__module__], "PRESETS", None)
     if not isinstance(presets, Mapping) or not presets:
         raise UserError(f"model {name!r}: its module {make.__module__} has no PRESETS, a dict of name -> config")
-    code = "" if name in MODELS else digest_of_file(Path(inspect.getfile(make)))
+    for method in ("networks", "stages", "sample"):
+        if not callable(getattr(make, method, None)):
+            raise UserError(f"model {name!r}: has no method {method}(); expected a class as baselines/interface.py asks")
+    code = "" if name in MODELS else digest_of_file(Path(inspect.getfile(make)))[:12]
     return Model(name=name.rpartition(":")[2], make=make, presets=presets, code=code)
 
 
@@ -136,6 +139,8 @@ def _find(kind: str, name: str, builtin: Mapping[str, Entry]) -> Any:
             return entry.load()
     if ":" in name:
         return _attribute(name, kind)
+    if name.endswith(".py"):
+        raise UserError(f"{kind} {name!r}: expected {name}:ATTRIBUTE, with the name of what the file defines")
     raise unknown(kind, name, known(group, builtin))
 
 
@@ -147,6 +152,8 @@ def _attribute(target: str, kind: str) -> Any:
         module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except ModuleNotFoundError as error:
         raise UserError(f"{kind} {target!r}: no module named {error.name!r}") from error
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"{kind} {target!r}: cannot be imported ({type(error).__name__}: {error})") from error
     if not hasattr(module, attribute):
         raise UserError(f"{kind} {target!r}: {where} has no attribute {attribute!r}")
     return getattr(module, attribute)

@@ -157,15 +157,23 @@ def test_unknown_names_suggest_the_nearest() -> None:
 
 
 def test_a_model_from_a_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.py", "class Mine: pass\nPRESETS = {'tiny': 1}\n")
+    methods = "".join(f"    def {name}(self): pass\n" for name in ("networks", "stages", "sample"))
+    path = write(tmp_path / "mine.py", f"class Mine:\n{methods}PRESETS = {{'tiny': 1}}\n")
     found = find_model(f"{path}:Mine")
     assert (found.name, found.presets) == ("Mine", {"tiny": 1}) and found.make().__class__.__name__ == "Mine"
     assert absolute_name("text-dcgan") == "text-dcgan" and absolute_name("m:A") == "m:A"
     assert absolute_name("mine.py:Mine") == f"{Path.cwd()}/mine.py:Mine"
-    write(path, "class Mine: pass\nPRESETS = {'tiny': 2}\n")
+    write(path, f"class Mine:\n{methods}PRESETS = {{'tiny': 2}}\n")
     assert find_model(f"{path}:Mine").code != found.code != "" == find_model("text-dcgan").code
     for target, line in ((f"{path}:Yours", "has no attribute 'Yours'"), ("no_such:Model", "no module named"),
                          (f"{tmp_path}/none.py:Model", "no such file")):  # fmt: skip
+        with pytest.raises(UserError, match=line):
+            find_model(target)
+    half = write(tmp_path / "half.py", "class Half: pass\nPRESETS = {'tiny': 1}\n")
+    broken = write(tmp_path / "broken.py", "class Broken\n")
+    parent = write(tmp_path / "parent.py", "from .interface import Stage\n")
+    for target, line in ((f"{half}:Half", r"has no method networks\(\)"), (f"{broken}:X", "SyntaxError"),
+                         (f"{parent}:X", "ImportError"), (f"{half}", "half.py:ATTRIBUTE")):  # fmt: skip
         with pytest.raises(UserError, match=line):
             find_model(target)
     bare = write(tmp_path / "bare.py", "class Bare: pass\n")
