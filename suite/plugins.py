@@ -79,7 +79,7 @@ def find_model(name: str) -> Model:
         raise UserError(f"model {name!r}: its module {make.__module__} has no PRESETS, a dict of name -> config")
     for method in ("networks", "stages", "sample"):
         if not callable(getattr(make, method, None)):
-            raise UserError(f"model {name!r}: has no method {method}(); expected a class as baselines/interface.py asks")
+            raise UserError(f"model {name!r}: has no method {method}(); see baselines/interface.py for what a model is")
     code = "" if name in MODELS else digest_of_file(Path(inspect.getfile(make)))[:12]
     return Model(name=name.rpartition(":")[2], make=make, presets=presets, code=code)
 
