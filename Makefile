@@ -38,7 +38,7 @@ check: $(VENV)/dev
 	cd $(VENV)/lint && ../bin/mypy --config-file t2ibench/pyproject.toml -p t2ibench
 	$(BIN)/lint-imports
 
-# Train the judge of `scenes` anew (about 25 minutes on 2 cores).
+# Train the judge of `scenes` anew, as the shipped one was.
 judge: $(BIN)/t2ibench
 	$(BIN)/python -m t2ibench.eval.make_scenes_judge
 

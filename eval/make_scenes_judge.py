@@ -18,7 +18,7 @@ SIZES = {"train": 60_000, "val": 1, "test": 1, "compose": 20_000}
 
 def main() -> None:
     """Train, write `scenes_judge.safetensors` beside this file, and print its held-out accuracy."""
-    images = int(sys.argv[1]) if len(sys.argv) > 1 else 600_000
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else 384_000
     world = Scenes(seed=SEED, sizes=SIZES)
     # One step in three shows held-out combinations, more than their part of the images, to make them as familiar.
     stores = [prepare(world, split, size) for size in (32, 64) for split in ("train", "train", "compose")]
