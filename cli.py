@@ -7,6 +7,7 @@ is one line on stderr (with --json an object on stdout) and exit code 2.
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,7 @@ Split = Annotated[str, typer.Option("--split", help="Split whose captions are dr
 Samples = Annotated[int, typer.Option("--samples", help="Images to draw for the scores.", min=2)]
 Judges = Annotated[str | None, typer.Option("--judges", help="Names with commas; by default the data set's judge.")]
 Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.", min=16, max=1024)]
+Sizes = Annotated[str, typer.Option("--size", help="Side in pixels, or sides from one decode: 64,128,256.")]
 Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -104,17 +106,19 @@ def describe(model: Model, preset: Preset = "tiny", settings: Settings = None, a
 
 
 @data_app.command("prepare", epilog=examples(
-    "t2ibench data prepare scenes --size 32", "t2ibench data prepare emoji",
+    "t2ibench data prepare scenes --size 32", "t2ibench data prepare cub-crop-code --root birds --size 64,128,256",
     "t2ibench data prepare imagefolder --root photos --size 128"))  # fmt: skip
-def data_prepare(name: DataName, root: Root = None, size: Size = 64, as_json: Json = False) -> None:
-    """Convert a data set once into memory-mapped stores, one a split."""
-    stores = _stores(name, root, size)
+def data_prepare(name: DataName, root: Root = None, size: Sizes = "64", as_json: Json = False) -> None:
+    """Convert a data set once into memory-mapped stores, one a split, each with a data card (card.md)."""
+    largest, *smaller = _sizes(size)
+    stores = _stores(name, root, largest, smaller)
     if as_json:
-        _print_json({split: {"images": len(store), "digest": store.digest, "folder": str(store.folder)}
-                     for split, store in stores.items()})  # fmt: skip
+        _print_json({split: {"images": len(store), "expected": store.expected, "digest": store.digest,
+                             "folder": str(store.folder)} for split, store in stores.items()})  # fmt: skip
         return
     for split, store in stores.items():
-        typer.echo(f"{split:<8} {len(store):>8,} images  {store.digest[:12]}  {store.folder}")
+        part = "" if store.expected in (None, len(store)) else f" of {store.expected:,} published"
+        typer.echo(f"{split:<8} {len(store):>8,} images{part}  {store.digest[:12]}  {store.folder}")
 
 
 @data_app.command("check", epilog=examples(
@@ -369,12 +373,23 @@ def _evaluation(data: str, split: str, samples: int, judges: str | None) -> "Eva
     return dataclasses.replace(default, split=split, images=samples, judges=names)
 
 
-def _stores(name: str, root: Path | None, size: int) -> dict[str, Any]:
+def _sizes(text: str) -> list[int]:
+    """Return the sides in `64` or `64,128,256`, the largest first."""
+    try:
+        sizes = sorted({int(part) for part in text.split(",")}, reverse=True)
+    except ValueError as error:
+        raise UserError(f"--size {text!r}: expected a side in pixels, or sides such as 64,128,256") from error
+    if not 16 <= sizes[-1] <= sizes[0] <= 1024:
+        raise UserError(f"--size {text}: expected sides from 16 to 1024 pixels")
+    return sizes
+
+
+def _stores(name: str, root: Path | None, size: int, smaller: Sequence[int] = ()) -> dict[str, Any]:
     from .suite.run import prepared
 
     source = plugins.find_dataset(name)(root)
     with _bars() as watch:
-        return {split: prepared(source, split, size, watch) for split in source.splits}
+        return {split: prepared(source, split, size, watch, smaller) for split in source.splits}
 
 
 def _show_scores(scores: tuple["Score", ...], notes: tuple[str, ...], folder: Path | None, as_json: bool) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
+from ..datasets.loader import Augmentation
 from ..errors import UserError
 from .interface import Stage, from_uint8, optimiser_step, sample_in_chunks, seeded_normal
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
@@ -62,6 +63,8 @@ class TextDCGANConfig:
     """First moment of both Adam optimisers."""
     halve_every_kimg: float = 885.0
     """The learning rate halves after this many thousand images: 100 epochs of 8,855 birds; 0 never halves it."""
+    augmentation: Augmentation = "crop-flip"
+    """What the loader does to the images, as in the official code; captions that say left or right keep theirs."""
     ema_kimg: float = 0.0
     """Half-life of the generator's average in thousands of images; 0 draws with the last weights, as published."""
 
@@ -84,14 +87,15 @@ TINY = TextDCGANConfig(
     text_encoder=CharCNNRNNConfig(
         channels=(64, 96, 128), recurrent_width=128, text_dim=128, learning_rate=1.5e-3, image_width=32
     ),
-    text_share=0.4, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0, ema_kimg=5.0,
+    text_share=0.4, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0,
+    augmentation="none", ema_kimg=5.0,
 )  # fmt: skip
 SMALL = TextDCGANConfig(
     generator_width=64, projected_dim=128, mismatch="image", normalise_text=True,
     text_encoder=CharCNNRNNConfig(
         channels=(128, 192, 256), recurrent_width=256, text_dim=256, learning_rate=1.5e-3, image_width=32
     ),
-    text_share=0.3,
+    augmentation="none", text_share=0.3,
     halve_every_kimg=0.0, ema_kimg=5.0,
 )  # fmt: skip
 PAPER = TextDCGANConfig()

@@ -1,6 +1,6 @@
 """The captioned-data interface: what a model sees (`CaptionedDataset`) and what a data set supplies (`Source`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,14 +18,22 @@ class Batch:
     ids: list[str]
     labels: torch.Tensor | None = None
     """int64 [N], or None where the data set has no classes."""
+    smaller: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """The same images at the smaller sides that were prepared with them, uint8 [N, 3, side, side]."""
+    embeddings: torch.Tensor | None = None
+    """float32 [N, D]: the publisher's embedding of each caption, where the data set brings them."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return Batch(images=self.images.to(device), captions=self.captions, ids=self.ids, labels=labels)
+        return Batch(
+            images=self.images.to(device), captions=self.captions, ids=self.ids,
+            labels=None if self.labels is None else self.labels.to(device),
+            smaller={side: images.to(device) for side, images in self.smaller.items()},
+            embeddings=None if self.embeddings is None else self.embeddings.to(device),
+        )  # fmt: skip
 
 
 class CaptionedDataset(Protocol):
@@ -41,8 +49,8 @@ class CaptionedDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator | None = None) -> Batch:
-        """Return the images at `indices`, each with one of its captions: drawn by `rng`, or the first."""
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], draws: NDArray[np.float64] | None = None) -> Batch:
+        """Return the images at `indices`, each with one of its captions: by `draws`, [N] in [0, 1), or the first."""
         ...
 
     def captions(self, index: int) -> list[str]:
@@ -63,6 +71,8 @@ class Chunk:
     ids: list[str]
     labels: list[int] = field(default_factory=list)
     scenes: list[dict[str, Any]] = field(default_factory=list)
+    embeddings: NDArray[np.float32] | None = None
+    """float32 [number of captions in the chunk, D]: the publisher's embeddings of them, in order."""
 
 
 @runtime_checkable
@@ -81,6 +91,25 @@ class Source(Protocol):
         """Return a digest that changes whenever the images or captions of the split may have changed."""
         ...
 
-    def chunks(self, split: str, image_size: int) -> Iterator[Chunk]:
-        """Yield the split in order, decoded and resized to squares of `image_size`; raise UserError on bad input."""
+    def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
+        """Yield the split from image `start` on, in order, as squares of `image_size`; raise UserError on bad input."""
+        ...
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A `Source` that says what its publisher ships, so that a part of it is not taken for the whole."""
+
+    expected: Mapping[str, int]
+    """How many images each split has as published."""
+    zero_shot: bool
+    """Whether no class of one split occurs in another; `data check` calls it a leak when one does."""
+
+
+@runtime_checkable
+class Salvageable(Protocol):
+    """A `Source` whose images may be broken one by one, so that a check can name all of them at once."""
+
+    def salvaged(self) -> tuple[Source, list[str]]:
+        """Return the source without its unreadable images, and one line on each of those."""
         ...

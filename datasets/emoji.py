@@ -140,11 +140,11 @@ class EmojiSource:
         """Return a digest of the packages' versions and of the rules here."""
         return _fingerprint()
 
-    def chunks(self, split: str, image_size: int) -> Iterator[Chunk]:
+    def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split in an order decided by hash, so that any part of it is a fair sample."""
         pictures = self.pictures[split]
-        for start in range(0, len(pictures), CHUNK_SIZE):
-            part = pictures[start : start + CHUNK_SIZE]
+        for first in range(start, len(pictures), CHUNK_SIZE):
+            part = pictures[first : first + CHUNK_SIZE]
             yield Chunk(
                 images=np.stack([self._draw(picture, image_size) for picture in part]),
                 captions=[picture.captions() for picture in part],

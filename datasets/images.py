@@ -18,22 +18,26 @@ VERSION = 1
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, right and bottom outside."""
+
 # warnings.catch_warnings changes the process's filters, so only one thread at a time may be inside.
 _opening = threading.Lock()
 
 
-def decode(file: Path | BinaryIO, image_size: int) -> NDArray[np.uint8]:
-    """Return an image file as a centred square: uint8 [3, image_size, image_size], RGB.
+def decode(file: Path | BinaryIO, image_size: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """Return the centred square of an image file, or of the `box` in it: uint8 [3, image_size, image_size], RGB.
 
     Any mode is taken (grey of 1, 8 and 16 bits, palette, CMYK), transparent parts go on white, EXIF
     orientation is applied, and of an animation the first frame counts. Raises UserError naming the file
-    when it is empty, truncated, no image of the known `FORMATS`, or over Pillow's limit of pixels.
+    when it is empty, truncated, no image of the known `FORMATS`, over Pillow's limit of pixels, or when
+    nothing of it lies in the box; a box that reaches over the edges is clipped.
     """
     name = str(file if isinstance(file, Path) else getattr(file, "name", "image"))
     try:
         with _open(file) as image:
             image.load()
-            return to_square(image, image_size)
+            return to_square(image, image_size, box)
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: too many pixels for an image ({error}); make it smaller") from error
     # Decoders of broken files raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
@@ -49,14 +53,18 @@ def first_side(folder: Path) -> int:
     raise UserError(f"{folder}: no images there, by their endings {', '.join(sorted(SUFFIXES))}")
 
 
-def to_square(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
-    """Return an opened image's centre square, resized smoothly: uint8 [3, image_size, image_size]."""
+def to_square(image: Image.Image, image_size: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """Return the centre square of an opened image (or its `box`), resized smoothly: uint8 [3, size, size]."""
     rgb = _rgb(ImageOps.exif_transpose(image))
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    left, top, right, bottom = box or (0, 0, *rgb.size)
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, rgb.width), min(bottom, rgb.height)
+    side = min(right - left, bottom - top)
+    if side < 1:
+        raise ValueError(f"the box {box} lies outside its {rgb.width} x {rgb.height} pixels")
+    left, top = left + (right - left - side) // 2, top + (bottom - top - side) // 2
     # Cropping by `box` instead of after resizing keeps a 1 x 100,000 strip from growing to gigabytes.
-    box = (left, top, left + side, top + side)
-    square = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+    square_box = (left, top, left + side, top + side)
+    square = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC, box=square_box)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

@@ -137,11 +137,11 @@ class Scenes:
         """Return a digest of the world's version, the seed, the split and its size."""
         return digest_of([self.name, WORLD_VERSION, self.seed, split, self.size(split)])
 
-    def chunks(self, split: str, image_size: int, chunk_size: int = CHUNK) -> Iterator[Chunk]:
-        """Yield the split in order, `chunk_size` scenes at a time, `image_size` (32..256) pixels a side."""
+    def chunks(self, split: str, image_size: int, start: int = 0, chunk_size: int = CHUNK) -> Iterator[Chunk]:
+        """Yield the split from scene `start` on, `chunk_size` at a time, `image_size` (32..256) pixels a side."""
         total = self.size(split)
-        for start in range(0, total, chunk_size):
-            numbers = range(start, min(start + chunk_size, total))
+        for first in range(start, total, chunk_size):
+            numbers = range(first, min(first + chunk_size, total))
             dice = _hashes(self.seed, split, numbers, _DRAWS + _STYLES).tolist()
             scenes = [_draw_scene(_Dice(row), split == "compose") for row in dice]
             yield Chunk(

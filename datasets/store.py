@@ -1,29 +1,45 @@
-"""The store: one prepared split as memory-mapped arrays, written whole or not at all."""
+"""The store: one prepared split as memory-mapped arrays, written whole or not at all, and gone on with after a stop."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import mmap
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..files import cache_folder, digest_of, read_json, whole_folder, write_json
-from .captioned import Batch, Chunk, Source
+from ..files import cache_folder, digest_of, read_json, write_json
+from .captioned import Batch, Chunk, Published, Source
+from .card import write_card
 
-FORMAT = 1
+FORMAT = 2
 Progress = Callable[[int], None]
+
+RESIDENT_BYTES = 256 << 20
+"""Mapped pixels that a store keeps in the process before it gives them back; they stay in the system's file cache."""
+SAVE_SECONDS = 2.0
+JOURNAL = "progress.json"
+NAMES = ("captions.bin", "caption_ends.bin", "caption_counts.bin", "labels.bin", "embeddings.bin", "ids.jsonl",
+         "scenes.jsonl", "digests.bin")  # fmt: skip
 
 
 class Store:
     """A prepared split: a `CaptionedDataset` whose arrays lie in files and are mapped, not read.
 
-    `images.npy` uint8 [N, 3, S, S]; `captions.bin`, the UTF-8 of all captions end to end, cut by
-    `caption_ends.npy`; `first_caption.npy` int64 [N + 1], where the captions of each image begin;
-    `labels.npy`; `ids.json`; `scenes.jsonl` where there is ground truth; `manifest.json`.
+    `images-S.npy` uint8 [N, 3, S, S] for each side S; `captions.bin`, the UTF-8 of all captions end to end, cut
+    by the int64s of `caption_ends.bin`; `caption_counts.bin` int64 [N]; `labels.bin` int64 [N] or empty;
+    `embeddings.bin` float32 [captions, D] or empty; `ids.jsonl`; `scenes.jsonl`, empty without ground truth;
+    `digests.bin`, sha256 of each image with its captions, label and id; `manifest.json`; the data card.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,16 +49,23 @@ class Store:
         self.folder = folder
         self.name: str = manifest["name"]
         self.split: str = manifest["split"]
-        self.image_size: int = manifest["image_size"]
+        self.sides: tuple[int, ...] = tuple(manifest["sides"])
+        self.image_size = self.sides[0]
         self.digest: str = manifest["digest"]
         self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
-        self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
+        self.expected: int | None = manifest["expected"]
+        self.zero_shot: bool = manifest["zero_shot"]
+        self._images = {side: _MappedImages(folder / f"images-{side}.npy") for side in self.sides}
         text = folder / "captions.bin"
         self._text = np.memmap(text, mode="r") if text.stat().st_size else np.zeros(0, np.uint8)
-        self._ends: NDArray[np.int64] = np.load(folder / "caption_ends.npy", mmap_mode="r")
-        self._first: NDArray[np.int64] = np.load(folder / "first_caption.npy", mmap_mode="r")
-        self._labels: NDArray[np.int64] = np.load(folder / "labels.npy", mmap_mode="r")
-        self.ids: list[str] = read_json(folder / "ids.json")
+        self._ends = np.fromfile(folder / "caption_ends.bin", np.int64)
+        counts = np.fromfile(folder / "caption_counts.bin", np.int64)
+        self._first = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+        self._labels = np.fromfile(folder / "labels.bin", np.int64)
+        width = manifest["embedding_width"]
+        path = folder / "embeddings.bin"
+        self._embeddings = np.memmap(path, np.float32, "r").reshape(-1, width) if width else None
+        self.ids: list[str] = [json.loads(line) for line in _lines(folder / "ids.jsonl")]
         self._scene_lines: list[str] | None = None
 
     def __len__(self) -> int:
@@ -51,16 +74,23 @@ class Store:
     def __repr__(self) -> str:
         return f"<{self.name}/{self.split}: {len(self):,} images of {self.image_size} px, {self.digest[:12]}>"
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator | None = None) -> Batch:
-        """Return the images at `indices` with one caption each: drawn by `rng`, or the first; "" where it has none."""
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """The pixels at the largest side: uint8 [N, 3, S, S], mapped."""
+        return self._images[self.image_size].array
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], draws: NDArray[np.float64] | None = None) -> Batch:
+        """Return the images at `indices`, one caption each: by `draws` in [0, 1), or the first; "" if it has none."""
         at = np.asarray(indices, dtype=np.int64)
         counts = self._first[at + 1] - self._first[at]
-        chosen = np.zeros_like(at) if rng is None else (rng.random(len(at)) * counts).astype(np.int64)
-        numbers = self._first[at] + chosen
+        numbers = self._first[at] + (0 if draws is None else (draws * counts).astype(np.int64))
         captions = [self._caption(n) if k else "" for n, k in zip(numbers, counts, strict=True)]
-        labels = torch.from_numpy(np.array(self._labels[at])) if len(self._labels) else None
-        ids = [self.ids[i] for i in at]
-        return Batch(images=torch.from_numpy(self.images[at]), captions=captions, ids=ids, labels=labels)
+        pixels = {side: torch.from_numpy(images.take(at)) for side, images in self._images.items()}
+        return Batch(
+            images=pixels.pop(self.image_size), captions=captions, ids=[self.ids[i] for i in at],
+            labels=torch.from_numpy(self._labels[at]) if len(self._labels) else None, smaller=pixels,
+            embeddings=None if self._embeddings is None else self._embedded(numbers, counts),
+        )  # fmt: skip
 
     def captions(self, index: int) -> list[str]:
         """Return all captions of one image."""
@@ -68,9 +98,8 @@ class Store:
 
     def scene(self, index: int) -> dict[str, Any] | None:
         """Return the ground truth of one image, or None."""
-        path = self.folder / "scenes.jsonl"
         if self._scene_lines is None:
-            self._scene_lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            self._scene_lines = _lines(self.folder / "scenes.jsonl")
         if not self._scene_lines:
             return None
         scene: dict[str, Any] = json.loads(self._scene_lines[index])
@@ -80,71 +109,231 @@ class Store:
         start = self._ends[number - 1] if number else 0
         return bytes(self._text[start : self._ends[number]]).decode()
 
+    def _embedded(self, numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> torch.Tensor:
+        """Return the embeddings of the captions `numbers`; zeros for an image without any."""
+        assert self._embeddings is not None
+        rows = np.zeros((len(numbers), self._embeddings.shape[1]), np.float32)
+        rows[counts > 0] = self._embeddings[numbers[counts > 0]]
+        return torch.from_numpy(rows)
 
-def store_path(source: Source, split: str, image_size: int) -> Path:
-    """Return where the store of this source, split and size lies or will lie."""
+
+class _MappedImages:
+    """An array of images in a file, whose mapped pages are given back now and then, so that memory stays flat."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = np.load(path, mmap_mode="r")
+        self.array: NDArray[np.uint8] = np.asarray(mapped)
+        self._mmap: mmap.mmap = mapped._mmap
+        self._touched = 0
+
+    def take(self, at: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return copies of the images at `at`."""
+        taken = self.array[at]
+        self._touched += taken.nbytes
+        if self._touched > RESIDENT_BYTES:
+            self._touched = 0
+            self._mmap.madvise(mmap.MADV_DONTNEED)
+        return taken
+
+
+def store_path(source: Source, split: str, image_size: int, smaller: Sequence[int] = ()) -> Path:
+    """Return where the store of this source, split and sides lies or will lie."""
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split!r}; it has {', '.join(source.splits)}")
-    key = digest_of([FORMAT, source.name, split, image_size, source.fingerprint(split)])[:12]
-    return cache_folder() / "stores" / f"{source.name}-{split}-{image_size}-{key}"
+    sides = _sides(image_size, smaller)
+    key = digest_of([FORMAT, source.name, split, sides, source.fingerprint(split)])[:12]
+    return cache_folder() / "stores" / f"{source.name}-{split}-{'+'.join(map(str, sides))}-{key}"
 
 
-def prepare(source: Source, split: str, image_size: int, progress: Progress = lambda done: None) -> Store:
+def prepare(
+    source: Source, split: str, image_size: int, progress: Progress = lambda done: None, smaller: Sequence[int] = ()
+) -> Store:
     """Return the split as a store, decoding it now unless it was prepared before.
 
-    `progress` is called with the number of images done. An interrupted call leaves nothing behind.
+    The images are squares of `image_size`, and of each of the `smaller` sides, which divide it: means of whole
+    blocks of its pixels, so all from one decode. `progress` is called with the number of images done. What an
+    interrupted call wrote lies beside in a folder `.partial`, with which the next call goes on.
     """
-    folder = store_path(source, split, image_size)
+    folder = store_path(source, split, image_size, smaller)
     if not (folder / "manifest.json").exists():
-        with whole_folder(folder) as temporary:
-            _write(temporary, source, split, image_size, progress)
+        partial = folder.with_name(f"{folder.name}.partial")
+        with _alone(partial):
+            if not (folder / "manifest.json").exists():
+                _fill(partial, source, split, _sides(image_size, smaller), progress)
+                os.rename(partial, folder)
+                (folder / JOURNAL).unlink()
     return Store(folder)
 
 
-def _write(folder: Path, source: Source, split: str, image_size: int, progress: Progress) -> None:
+def _sides(image_size: int, smaller: Sequence[int]) -> list[int]:
+    sides = sorted({image_size, *smaller}, reverse=True)
+    if wrong := [side for side in sides if side < 1 or image_size % side]:
+        raise UserError(f"side {wrong[0]}: the smaller sides must divide the largest, {image_size}, without a rest")
+    return sides
+
+
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Wait until no other process prepares this store."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial.with_name(f".{partial.stem}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Growing:
+    """Files that are only appended to, and a journal of how long each was when last all was well."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self.journal = folder / JOURNAL
+        kept: dict[str, Any] = read_json(self.journal) if self.journal.exists() else {"images": 0, "bytes": {}}
+        self.images: int = kept["images"]
+        self.files: dict[str, BinaryIO] = {}
+        for name in names:
+            file = open(folder / name, "ab")
+            file.truncate(kept["bytes"].get(name, 0))
+            file.seek(0, os.SEEK_END)
+            self.files[name] = file
+        self._saved = time.monotonic()
+
+    def save(self) -> None:
+        """Note that `images` images are written whole, now and again; what is noted survives a loss of power."""
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Write everything through to the disk, then the journal."""
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        lengths = {name: file.tell() for name, file in self.files.items()}
+        write_json(self.journal, {"images": self.images, "bytes": lengths})
+        self._saved = time.monotonic()
+
+    def close(self) -> None:
+        """Close the files; what was not noted is cut off by the next call."""
+        for file in self.files.values():
+            file.close()
+
+
+def _fill(folder: Path, source: Source, split: str, sides: list[int], progress: Progress) -> None:
+    """Write what is missing of a split into `folder`; bad input leaves nothing behind."""
     total = source.size(split)
     if not total:
         raise UserError(f"{source.name}: the split {split!r} holds no images")
-    shape = (total, 3, image_size, image_size)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    content = hashlib.sha256()
-    ends: list[int] = []
-    first: list[int] = [0]
-    labels: list[int] = []
-    ids: list[str] = []
-    text_bytes = 0
-    with open(folder / "captions.bin", "wb") as text, open(folder / "scenes.jsonl", "w", encoding="utf-8") as truth:
-        for chunk in source.chunks(split, image_size):
-            images[len(ids) : len(ids) + len(chunk.ids)] = chunk.images
-            content.update(_chunk_bytes(chunk))
-            for captions in chunk.captions:
-                for encoded in (caption.encode() for caption in captions):
-                    text.write(encoded)
-                    text_bytes += len(encoded)
-                    ends.append(text_bytes)
-                first.append(len(ends))
-            labels.extend(chunk.labels)
-            ids.extend(chunk.ids)
-            truth.writelines(json.dumps(scene) + "\n" for scene in chunk.scenes)
-            progress(len(ids))
-    if len(ids) != total:
-        raise UserError(f"{source.name}/{split}: {total} images were announced and {len(ids)} came")
-    images.flush()
-    if not (folder / "scenes.jsonl").stat().st_size:
-        (folder / "scenes.jsonl").unlink()
-    np.save(folder / "caption_ends.npy", np.array(ends, np.int64))
-    np.save(folder / "first_caption.npy", np.array(first, np.int64))
-    np.save(folder / "labels.npy", np.array(labels, np.int64))
-    write_json(folder / "ids.json", ids)
-    manifest = {"format": FORMAT, "name": source.name, "split": split, "image_size": image_size, "images": total,
-                "captions": len(ends), "class_names": list(source.class_names), "digest": content.hexdigest()}
+    growing = _Growing(folder, [*NAMES, *(f"images-{side}.npy" for side in sides)])
+    try:
+        if not growing.images:
+            _write_headers(growing, sides, total)
+        for chunk in source.chunks(split, sides[0], growing.images):
+            _append(growing, _checked(chunk, source, sides[0]), sides)
+            progress(growing.images)
+            growing.save()
+        if growing.images != total:
+            raise UserError(f"{source.name}/{split}: {total} images were announced and {growing.images} came")
+        growing.sync()
+        _finish(folder, source, split, sides, total)
+    except UserError:
+        shutil.rmtree(folder)
+        raise
+    finally:
+        growing.close()
+
+
+def _write_headers(growing: _Growing, sides: list[int], total: int) -> None:
+    for side in sides:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, side, side)}
+        np.lib.format.write_array_header_1_0(growing.files[f"images-{side}.npy"], header)
+
+
+def _append(growing: _Growing, chunk: Chunk, sides: list[int]) -> None:
+    files = growing.files
+    pixels = [_block_means(chunk.images, side) for side in sides]
+    for side, images in zip(sides, pixels, strict=True):
+        files[f"images-{side}.npy"].write(images.data)
+    encoded = [caption.encode() for captions in chunk.captions for caption in captions]
+    counts = np.array([len(captions) for captions in chunk.captions], np.int64)
+    ends = files["captions.bin"].tell() + np.array([len(caption) for caption in encoded], np.int64).cumsum()
+    files["captions.bin"].write(b"".join(encoded))
+    files["caption_ends.bin"].write(ends.tobytes())
+    files["caption_counts.bin"].write(counts.tobytes())
+    files["labels.bin"].write(np.array(chunk.labels, np.int64).tobytes())
+    files["ids.jsonl"].write(b"".join(json.dumps(name).encode() + b"\n" for name in chunk.ids))
+    files["scenes.jsonl"].write(b"".join(json.dumps(scene).encode() + b"\n" for scene in chunk.scenes))
+    if chunk.embeddings is not None:
+        files["embeddings.bin"].write(np.ascontiguousarray(chunk.embeddings, np.float32).tobytes())
+    files["digests.bin"].write(b"".join(_image_digests(chunk, pixels, counts)))
+    growing.images += len(chunk.ids)
+
+
+def _image_digests(
+    chunk: Chunk, pixels: Sequence[NDArray[np.uint8]], counts: NDArray[np.int64]
+) -> Iterator[bytes]:
+    """Yield the sha256 of each image at all sides, with its captions, label, id and embeddings."""
+    ends = counts.cumsum()
+    for number, (captions, name) in enumerate(zip(chunk.captions, chunk.ids, strict=True)):
+        content = hashlib.sha256(json.dumps([captions, chunk.labels[number : number + 1], name]).encode())
+        for images in pixels:
+            content.update(images[number].data)
+        if chunk.embeddings is not None:
+            content.update(chunk.embeddings[ends[number] - counts[number] : ends[number]].tobytes())
+        yield content.digest()
+
+
+def _block_means(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return images [N, 3, S, S] at a side that divides S: the mean of each block, rounded half up."""
+    factor = images.shape[-1] // side
+    if factor == 1:
+        return np.ascontiguousarray(images)
+    blocks = images.reshape(len(images), 3, side, factor, side, factor)
+    sums = blocks.sum((3, 5), dtype=np.uint32)
+    means: NDArray[np.uint8] = ((sums + factor**2 // 2) // factor**2).astype(np.uint8)
+    return means
+
+
+def _checked(chunk: Chunk, source: Source, side: int) -> Chunk:
+    """Return a source's chunk; raise UserError unless it is what the interface promises."""
+    number = len(chunk.ids)
+    wanted = (number, 3, side, side)
+    if chunk.images.dtype != np.uint8 or chunk.images.shape != wanted:
+        got = f"{chunk.images.dtype} {list(chunk.images.shape)}"
+        raise UserError(f"{source.name}: expected images uint8 {list(wanted)}, got {got}")
+    labels = len(chunk.labels)
+    if len(chunk.captions) != number or labels not in (0, number) or len(chunk.scenes) not in (0, number):
+        got = f"{len(chunk.captions)} lists of captions, {labels} labels, {len(chunk.scenes)} scenes"
+        raise UserError(f"{source.name}: {number} images came with {got}")
+    if labels and not 0 <= min(chunk.labels) <= max(chunk.labels) < len(source.class_names):
+        wrong = next(label for label in chunk.labels if not 0 <= label < len(source.class_names))
+        raise UserError(f"{source.name}: the label {wrong} is none of the {len(source.class_names)} classes")
+    if chunk.embeddings is not None:
+        captions = sum(map(len, chunk.captions))
+        if chunk.embeddings.ndim != 2 or len(chunk.embeddings) != captions or not np.isfinite(chunk.embeddings).all():
+            got = f"{chunk.embeddings.dtype} {list(chunk.embeddings.shape)}"
+            raise UserError(f"{source.name}: expected finite embeddings [{captions}, D] of the captions, got {got}")
+    return chunk
+
+
+def _finish(folder: Path, source: Source, split: str, sides: list[int], total: int) -> None:
+    """Write the manifest and the data card, the last of a store's files."""
+    ids = _lines(folder / "ids.jsonl")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, uses in Counter(ids).items() if uses > 1)
+        raise UserError(f"{source.name}/{split}: the id {twice} stands for two images")
+    captions = (folder / "caption_ends.bin").stat().st_size // 8
+    published = source if isinstance(source, Published) else None
+    manifest = {
+        "format": FORMAT, "name": source.name, "split": split, "sides": sides, "images": total, "captions": captions,
+        "class_names": list(source.class_names),
+        "digest": hashlib.sha256((folder / "digests.bin").read_bytes()).hexdigest(),
+        "embedding_width": (folder / "embeddings.bin").stat().st_size // 4 // max(captions, 1),
+        "expected": published.expected.get(split) if published else None,
+        "zero_shot": published is not None and published.zero_shot,
+    }  # fmt: skip
     write_json(folder / "manifest.json", manifest)
+    write_card(Store(folder), folder)
 
 
-def _chunk_bytes(chunk: Chunk) -> bytes:
-    """Return what the digest covers, one image after another, so that the size of the chunks does not matter."""
-    labels: list[int | None] = list(chunk.labels) or [None] * len(chunk.ids)
-    rows = zip(chunk.images, chunk.captions, labels, chunk.ids, strict=True)
-    return b"".join(
-        image.tobytes() + json.dumps([captions, label, name]).encode() for image, captions, label, name in rows
-    )
+def _lines(path: Path) -> list[str]:
+    # Not splitlines(): a caption or an id may hold other characters that end a line.
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

@@ -196,7 +196,7 @@ def _fit(
     device = network.logit_scale.device
     network.train()
     for step, (which, at, rng) in enumerate(_batches(train, BATCH_SIZE, steps)):
-        batch = train[which].batch(at, rng).to(device)
+        batch = train[which].batch(at, rng.random(len(at))).to(device)
         _, logits, embeddings = network(batch.images)
         numbers = {caption: number for number, caption in enumerate(batch.captions)}
         groups = torch.tensor([numbers[caption] for caption in batch.captions], device=device)

@@ -41,7 +41,7 @@ class Blank:
     def __len__(self) -> int:
         return 1
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], rng: np.random.Generator | None = None) -> Batch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], draws: NDArray[np.float64] | None = None) -> Batch:
         """Return the black image as often as asked for."""
         shape = (len(indices), 3, self.image_size, self.image_size)
         images = torch.zeros(shape, dtype=torch.uint8)

@@ -19,6 +19,7 @@ import torch
 from ..baselines.interface import TextToImage
 from ..datasets.captioned import Source
 from ..datasets.images import first_side
+from ..datasets.loader import Augmentation, stored_size
 from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
 from ..eval.harness import Evaluated, choose_prompts, evaluate
@@ -105,7 +106,7 @@ def open_run(request: Request, watch: Watch = silent) -> Run:
     model = find_model(request.model)
     config = resolve_config(find_preset(model, request.preset), request.settings)
     source: Source = find_dataset(request.data)(request.root)
-    data = prepared(source, "train", config.image_size, watch)
+    data = prepared(source, "train", stored_size(config.image_size, augmentation_of(config)), watch)
     precision = request.precision or ("bfloat16" if torch.get_default_device().type == "cuda" else "float32")
     if precision not in ("float32", "bfloat16"):
         raise unknown("precision", precision, ("float32", "bfloat16"))
@@ -119,6 +120,12 @@ def open_run(request: Request, watch: Watch = silent) -> Run:
               "budget": request.budget, "settings": dict(request.settings), "precision": precision}
     return Run(spec=spec, config=config, make=model.make, source=source, folder=request.runs / spec.folder_name,
                passed=passed, checkpoint_seconds=request.checkpoint_seconds)  # fmt: skip
+
+
+def augmentation_of(config: Any) -> Augmentation:
+    """Return what a model's config says of augmentation: none where it has no such field."""
+    augmentation: Augmentation = getattr(config, "augmentation", "none")
+    return augmentation
 
 
 def reopen_run(folder: Path, watch: Watch = silent) -> Run:
@@ -138,12 +145,14 @@ def reopen_run(folder: Path, watch: Watch = silent) -> Run:
     return reopened
 
 
-def prepared(source: Source, split: str, image_size: int, watch: Watch = silent) -> Store:
+def prepared(
+    source: Source, split: str, image_size: int, watch: Watch = silent, smaller: Sequence[int] = ()
+) -> Store:
     """Return a prepared split, showing progress while it is prepared; raise UserError when there is none such."""
     if split not in source.splits:
         raise UserError(f"{source.name} has no split {split!r}; it has {', '.join(source.splits)}")
     what, total = f"prepare {source.name}/{split}", source.size(split)
-    return prepare(source, split, image_size, lambda done: watch(what, done, total))
+    return prepare(source, split, image_size, lambda done: watch(what, done, total), smaller)
 
 
 @contextlib.contextmanager
@@ -165,7 +174,8 @@ def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
     with locked(opened.folder):
         if (opened.folder / "training.json").exists():
             return read_costs(opened.folder)
-        data = opened.store("train", watch)
+        augmentation = augmentation_of(opened.config)
+        data = prepared(opened.source, "train", stored_size(opened.spec.image_size, augmentation), watch)
         model = opened.new_model()
         prompts = choose_prompts(data, GRID_CAPTIONS, seed=0)
         grids = opened.folder / "grids"
@@ -179,7 +189,7 @@ def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
         return train(
             model, data, opened.folder, budget=opened.spec.budget, seed=opened.spec.seed,
             precision=opened.spec.precision, checkpoint_seconds=opened.checkpoint_seconds, watch=watch,
-            draw_grid=draw_grid,
+            draw_grid=draw_grid, augmentation=augmentation,
         )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..baselines.interface import Stage, TextToImage
 from ..datasets.captioned import Batch, CaptionedDataset
+from ..datasets.loader import Augmentation, Loader
 from ..errors import UserError
 from ..files import seed_of, write_json
 from ..reports.records import StageCost
@@ -112,10 +112,12 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Watch = silent,
     draw_grid: Callable[[int], None] = lambda images_seen: None,
+    augmentation: Augmentation = "none",
 ) -> tuple[StageCost, ...]:
     """Teach `model` from `data` for `budget` images over all its stages; go on where an earlier call was cut off.
 
-    `draw_grid` is called some times in a stage that draws, with the averages in place.
+    `draw_grid` is called some times in a stage that draws, with the averages in place. With an `augmentation`
+    that crops, `data` is prepared at `loader.stored_size` of the images that the stages see.
 
     Leaves in `folder`: `train.jsonl`, `weights.safetensors` and last `training.json`, the costs; until then
     `checkpoint.safetensors` and the networks after each finished stage. Raises UserError when a loss is not finite.
@@ -134,7 +136,7 @@ def train(
         loop = StageLoop(
             stage, data, folder, position=start, steps=int(budget * stage.share) // stage.batch_size, seed=seed,
             precision=precision, costs=costs, watch=watch, checkpoint_seconds=checkpoint_seconds,
-            draw_grid=draw_grid,
+            draw_grid=draw_grid, augmentation=augmentation,
         )  # fmt: skip
         if "stage" in state:
             loop.restore(state)
@@ -157,13 +159,13 @@ class StageLoop:
     def __init__(
         self, stage: Stage, data: CaptionedDataset, folder: Path, *, position: Position, steps: int, seed: int,
         precision: str, costs: list[StageCost], watch: Watch, checkpoint_seconds: float,
-        draw_grid: Callable[[int], None],
+        draw_grid: Callable[[int], None], augmentation: Augmentation,
     ) -> None:  # fmt: skip
-        self.stage, self.data, self.folder, self.steps, self.seed = stage, data, folder, steps, seed
+        self.stage, self.folder, self.steps, self.seed = stage, folder, steps, seed
         self.costs, self.position, self.watch = costs, position, watch
         self.images_before = sum(cost.images for cost in costs)
         self.average = Average(stage.averaged, stage.ema_kimg) if stage.averaged else None
-        self.order = Order(len(data), stage.batch_size, seed_of(seed, "order", stage.name))
+        self.loader = Loader(data, batch_size=stage.batch_size, seed=seed, name=stage.name, augmentation=augmentation)
         self.device = torch.get_default_device()
         self.autocast = precision == "bfloat16"
         self.log_every = max(1, steps // LOG_ROWS)
@@ -183,8 +185,9 @@ class StageLoop:
         size = self.stage.batch_size
         self.watch(f"train {self.stage.name}", self.position.step * size, self.steps * size)
         started, saved = time.monotonic() - self.position.seconds, time.monotonic()
-        for step in range(self.position.step, self.steps):
-            self.window.append(self._step(step))
+        steps = range(self.position.step, self.steps)
+        for step, batch in zip(steps, self.loader.batches(steps.start, steps.stop), strict=True):
+            self.window.append(self._step(step, batch.to(self.device)))
             self.position.step = step + 1
             if (step + 1) % self.log_every == 0 or step + 1 == self.steps:
                 self.position.seconds = time.monotonic() - started
@@ -202,10 +205,8 @@ class StageLoop:
             stage=self.stage.name, images=self.steps * size, steps=self.steps, seconds=self.position.seconds
         )
 
-    def _step(self, step: int) -> Mapping[str, float | torch.Tensor]:
+    def _step(self, step: int, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         torch.manual_seed(seed_of(self.seed, "step", self.stage.name, step))
-        draws = np.random.default_rng(seed_of(self.seed, "captions", self.stage.name, step))
-        batch: Batch = self.data.batch(self.order.indices(step), draws).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             losses = self.stage.train_step(batch)
         if self.average:
@@ -268,26 +269,3 @@ class StageLoop:
     def _grid(self, images_seen: int) -> None:
         with self.average.in_place() if self.average else contextlib.nullcontext():
             self.draw_grid(self.images_before + images_seen)
-
-
-class Order:
-    """Which images step t sees: epoch after epoch, each a permutation of its own, computed and never stored."""
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self._epoch, self._permutation = -1, np.zeros(0, np.int64)
-
-    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return int64 [batch_size]; a batch may reach over the end of an epoch."""
-        wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        parts = []
-        for epoch in range(wanted[0] // self.images, wanted[-1] // self.images + 1):
-            inside = wanted[wanted // self.images == epoch] % self.images
-            parts.append(self._of_epoch(epoch)[inside])
-        return np.concatenate(parts)
-
-    def _of_epoch(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-        return self._permutation

@@ -26,7 +26,7 @@ class Levels:
     def fingerprint(self, split: str) -> str:
         return json.dumps(self.content[split])
 
-    def chunks(self, split: str, image_size: int) -> Iterator[Chunk]:
+    def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
         levels = np.array([level for level, _ in self.content[split]], np.uint8)
         yield Chunk(
             images=np.tile(levels[:, None, None, None], (1, 3, image_size, image_size)),
@@ -78,7 +78,7 @@ def test_images_in_two_splits_are_leaks() -> None:
 
 def test_one_grey_level_in_one_pixel_makes_another_image() -> None:
     class OnePixel(Levels):
-        def chunks(self, split: str, image_size: int) -> Iterator[Chunk]:
+        def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
             for chunk in super().chunks(split, image_size):
                 chunk.images[0, 0, 0, 0] += split == "test"
                 yield chunk

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2ibench.datasets.captioned import Source
-from t2ibench.datasets.imagefolder import ImageFolder, divide, open_source
+from t2ibench.datasets.image_files import ImageFiles, divide
+from t2ibench.datasets.imagefolder import open_source
 from t2ibench.datasets.store import Store, prepare
 from t2ibench.errors import UserError
 
@@ -39,7 +40,7 @@ def folder_of(root: Path, rows: Iterable[dict[str, Any]], metadata: str = "metad
     return root
 
 
-def all_captions(source: ImageFolder) -> dict[str, list[str]]:
+def all_captions(source: ImageFiles) -> dict[str, list[str]]:
     return {
         name: captions
         for split in source.splits
@@ -143,7 +144,7 @@ def names(parts: dict[str, list[Any]]) -> dict[str, set[str]]:
 
 def test_division_by_hash_is_stable_and_leaves_no_split_empty(tmp_path: Path) -> None:
     source = open_source(folder_of(tmp_path, ({"file_name": f"{i}.png", "text": "x"} for i in range(400))))
-    files = sorted((file for part in source._files.values() for file in part), key=lambda file: file.name)
+    files = sorted((file for part in source.files.values() for file in part), key=lambda file: file.name)
     few, many = names(divide(files[::2])), names(divide(files))
     assert set().union(*many.values()) == {file.name for file in files}
     assert all(few[split] <= many[split] for split in few)

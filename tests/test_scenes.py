@@ -64,7 +64,7 @@ def one(shape: str = "circle", texture: str = "solid", colour: str = "red", **pl
 def digest(source: Scenes, chunk_size: int) -> str:
     content = hashlib.sha256()
     for split in SPLITS:
-        chunks = list(source.chunks(split, 32, chunk_size))
+        chunks = list(source.chunks(split, 32, 0, chunk_size))
         content.update(np.concatenate([chunk.images for chunk in chunks]).tobytes())
         for field in ("captions", "ids", "labels", "scenes"):
             content.update(json.dumps([row for chunk in chunks for row in getattr(chunk, field)]).encode())

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from t2ibench.datasets.store import Store
 from t2ibench.errors import UserError
 from t2ibench.files import digest_of_file
 from t2ibench.reports.records import read_log
-from t2ibench.suite.training import Average, Order, train
+from t2ibench.suite.training import Average, train
 
 
 class ToyStage:
@@ -97,16 +96,6 @@ def test_shares_must_sum_to_one(world: Store, tmp_path: Path) -> None:
     model.stages = lambda data: stages  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"shares of the budget are \[0\.9, 0\.5\]"):
         train(model, world, tmp_path, budget=100, seed=0)
-
-
-def test_order_is_a_permutation_every_epoch_and_stateless() -> None:
-    order = Order(images=25, batch_size=10, seed=3)
-    steps = [order.indices(step) for step in range(5)]
-    seen = np.concatenate(steps)
-    assert sorted(seen[:25]) == list(range(25)) and sorted(seen[25:50]) == list(range(25))
-    assert not np.array_equal(seen[:25], seen[25:50])
-    assert np.array_equal(Order(images=25, batch_size=10, seed=3).indices(4), steps[4])
-    assert len(Order(images=3, batch_size=10, seed=0).indices(1)) == 10
 
 
 def test_average_is_exponential_and_takes_in_the_buffers() -> None:
