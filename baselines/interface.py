@@ -10,6 +10,7 @@ from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.splitmix import STEP, splitmix64
+from ..datasets.tokenizers import Tokenizer
 
 SAMPLE_CHUNK = 32
 
@@ -74,6 +75,16 @@ class DrawsOne(Protocol):
     def draw_one(self) -> torch.Tensor:
         """Run once the networks that draw one image, on blank input; works on the meta device."""
         ...
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """A model that reads captions through tokenizers, which are kept with the run as `tokenizers.json`."""
+
+    tokenizers: dict[str, Tokenizer]
+    """By name. What the model makes from its config alone is there from the start; what is learned from the
+    captions `stages(data)` adds, unless it is there already: a run that goes on, and one that draws, set this to
+    the saved ones before the weights are loaded."""
 
 
 def optimiser_step(optimiser: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float | None = None) -> None:

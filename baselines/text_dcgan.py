@@ -16,6 +16,7 @@ from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation
+from ..datasets.tokenizers import Tokenizer
 from ..errors import UserError
 from .interface import Stage, from_uint8, optimiser_step, sample_in_chunks, seeded_normal
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
@@ -318,6 +319,7 @@ class TextDCGAN:
     def __init__(self, config: TextDCGANConfig) -> None:
         self.config = config
         self.text_encoder = CharCNNRNN(config.text_encoder)
+        self.tokenizers: dict[str, Tokenizer] = {"caption": self.text_encoder.tokenizer}
         self.image_encoder = ImageEncoder(
             config.image_size, config.text_encoder.image_width, config.text_encoder.text_dim
         )

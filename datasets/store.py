@@ -25,8 +25,8 @@ from .card import write_card
 FORMAT = 2
 Progress = Callable[[int], None]
 
-RESIDENT_BYTES = 256 << 20
-"""Mapped pixels that a store keeps in the process before it gives them back; they stay in the system's file cache."""
+RESIDENT_BYTES = 64 << 20
+"""Pixels read before a store gives back what is mapped, which is some times as much; the system caches it still."""
 SAVE_SECONDS = 2.0
 JOURNAL = "progress.json"
 NAMES = ("captions.bin", "caption_ends.bin", "caption_counts.bin", "labels.bin", "embeddings.bin", "ids.jsonl",

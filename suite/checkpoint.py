@@ -10,8 +10,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from ..baselines.interface import TextToImage, Tokenizes
+from ..datasets.tokenizers import tokenizer_from_json
+from ..datasets.user_files import short
 from ..errors import UserError
-from ..files import whole_file
+from ..files import digest_of, read_json, whole_file, write_json
 
 State = dict[str, Any]
 
@@ -82,3 +85,32 @@ def load_weights(path: Path, networks: Mapping[str, nn.Module]) -> None:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not the weights of this model ({reason})") from error
+
+
+def save_tokenizers(path: Path, model: TextToImage) -> None:
+    """Write the model's tokenizers, if it has any, to `path` as JSON with their digest; what is there stays."""
+    if isinstance(model, Tokenizes) and not path.exists():
+        documents = {name: tokenizer.to_json() for name, tokenizer in model.tokenizers.items()}
+        write_json(path, {"digest": _signature(documents), "tokenizers": documents})
+
+
+def load_tokenizers(path: Path, model: TextToImage) -> None:
+    """Give the model, if it has any, the tokenizers in `path`; raise UserError when they are altered or another's."""
+    if not isinstance(model, Tokenizes):
+        return
+    kept = read_json(path)
+    documents = kept.get("tokenizers") if isinstance(kept, dict) else None
+    if not isinstance(documents, dict):
+        raise UserError(f"{path}: expected the tokenizers of a run, as `train` writes them")
+    saved = {name: tokenizer_from_json(entry, f"{path}: {short(repr(name))}") for name, entry in documents.items()}
+    if kept.get("digest") != _signature(documents):
+        raise UserError(f"{path}: altered since the training began; put the original back, or train again")
+    for name, own in model.tokenizers.items():
+        if documents.get(name) != own.to_json():
+            raise UserError(f"{path}: its {name!r} is not this model's tokenizer; train again")
+    model.tokenizers = saved
+
+
+def _signature(documents: Mapping[str, Any]) -> str:
+    """Return a digest that exists for whatever a file may hold: NaN and half characters are escaped."""
+    return digest_of(json.dumps(documents, sort_keys=True))

