@@ -111,7 +111,7 @@ def describe(model: Model, preset: Preset = "tiny", settings: Settings = None, a
 def data_prepare(name: DataName, root: Root = None, size: Sizes = "64", as_json: Json = False) -> None:
     """Convert a data set once into memory-mapped stores, one a split, each with a data card (card.md)."""
     largest, *smaller = _sizes(size)
-    stores = _stores(name, root, largest, smaller)
+    stores = _prepared(plugins.find_dataset(name)(root), largest, smaller)
     if as_json:
         _print_json({split: {"images": len(store), "expected": store.expected, "digest": store.digest,
                              "folder": str(store.folder)} for split, store in stores.items()})  # fmt: skip
@@ -125,14 +125,28 @@ def data_prepare(name: DataName, root: Root = None, size: Sizes = "64", as_json:
     "t2ibench data check scenes", "t2ibench data check emoji --json",
     "t2ibench data check imagefolder --root photos"))  # fmt: skip
 def data_check(name: DataName, root: Root = None, size: Size = 64, as_json: Json = False) -> None:
-    """Look for leaks between splits, duplicates and missing captions; exit code 1 when splits leak."""
+    """Look for leaks between splits, duplicates, unreadable images; exit code 1 when splits leak, 2 after bad input."""
     from .datasets.audit import check
+    from .datasets.captioned import Salvageable
 
-    report = check(_stores(name, root, size))
+    source, unreadable = plugins.find_dataset(name)(root), list[str]()
+    try:
+        stores = _prepared(source, size)
+    except UserError:
+        if not isinstance(source, Salvageable):
+            raise
+        sound, unreadable = source.salvaged()
+        if not unreadable:
+            raise
+        stores = _prepared(sound, size)
+    report = check(stores, unreadable, getattr(source, "skipped", None))
     if as_json:
         _print_json(report.to_json())
     else:
         typer.echo(report.to_text())
+    if unreadable:
+        typer.echo(f"error: {len(unreadable)} unreadable images, the first is {unreadable[0]}", err=True)
+        raise typer.Exit(2)
     raise typer.Exit(1 if report.leaks else 0)
 
 
@@ -384,10 +398,9 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
-def _stores(name: str, root: Path | None, size: int, smaller: Sequence[int] = ()) -> dict[str, Any]:
+def _prepared(source: Any, size: int, smaller: Sequence[int] = ()) -> dict[str, Any]:
     from .suite.run import prepared
 
-    source = plugins.find_dataset(name)(root)
     with _bars() as watch:
         return {split: prepared(source, split, size, watch, smaller) for split in source.splits}
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from t2ibench.datasets import images, webdataset
 from t2ibench.datasets.image_files import ImageFile, ImageFiles
-from t2ibench.datasets.loader import Loader, stored_size
+from t2ibench.datasets.loader import Augmentation, Loader, stored_size
 from t2ibench.datasets.store import prepare
 
 SIDE, BATCH = 64, 64
@@ -65,15 +65,13 @@ def speed(number: int = 2000) -> None:
 
         print(f"decoding JPEG of 500 x 375 px to {SIDE} px, one thread: {rate(decoded):,.0f} images/s")
         print(f"the same, two threads: {rate(decoded_by_two):,.0f} images/s")
-        for augmentation in ("none", "crop-flip"):
+        augmentations: tuple[Augmentation, ...] = ("none", "crop-flip")
+        for augmentation in augmentations:
             data = prepare(source, "train", stored_size(SIDE, augmentation))
             batches = Loader(data, batch_size=BATCH, seed=0, augmentation=augmentation).batches(0, 10**9)
 
-            def read(batches=batches) -> int:
-                return len(next(batches))
-
-            print(f"loader, batches of {BATCH}, augmentation {augmentation}: {rate(read):,.0f} images/s")
-            batches.close()
+            read = rate(lambda: len(next(batches)))  # noqa: B023
+            print(f"loader, batches of {BATCH}, augmentation {augmentation}: {read:,.0f} images/s")
 
 
 def memory(number: int = 100_000, shards: int = 10) -> None:

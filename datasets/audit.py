@@ -1,14 +1,22 @@
-"""What is wrong with a prepared data set: images without captions, duplicates, leaks between splits."""
+"""What is wrong with a prepared data set: leaks between splits, duplicates, odd images, captions missing."""
 
 import hashlib
-import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .caption_statistics import CaptionStatistics, caption_statistics
+from .near_duplicates import fingerprints, near_duplicates
 from .store import Store
+
+AT_ONCE = 512
+SHOWN = 5
+"""Problems of one kind that the text shows; the JSON has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,26 +24,51 @@ class SplitReport:
     """One split by itself."""
 
     images: int
-    captions: int
-    without_captions: int
-    """Images that have none."""
-    words_min: int
-    """The words of a caption: fewest, median, most; 0 where there are no captions."""
-    words_median: float
-    words_max: int
+    published: int | None
+    """How many images its publisher ships, where that is known."""
+    skipped: int
+    """Samples that the source left out, such as dead links."""
+    captions: CaptionStatistics
     duplicates: tuple[tuple[str, ...], ...]
     """The ids of images with the same pixels, one tuple a picture."""
+    near_duplicates: tuple[tuple[str, str], ...]
+    """Ids of two images that show the same picture with other pixels."""
+    flat: tuple[str, ...]
+    """The ids of images of one colour."""
+    grey: int
+    """Images without colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairReport:
-    """What two splits have in common."""
+    """What two splits have in common; of ids the first is of the first split."""
 
     splits: tuple[str, str]
     same_images: tuple[tuple[str, str], ...]
-    """Ids of images with the same pixels: of the first split, of the second; one pair a picture."""
+    """Ids of images with the same pixels, one pair a picture."""
+    near_duplicates: tuple[tuple[str, str], ...]
+    """Ids of two images that show the same picture with other pixels."""
     same_captions: int
-    """How many different captions occur in both."""
+    """How many different captions occur in both; no leak, for one caption may fit many images."""
+    same_classes: tuple[str, ...]
+    """The classes that occur in both, where the splits are meant to share none."""
+
+    @property
+    def leaks(self) -> list[str]:
+        """Say, in a sentence for each kind, what is in both splits and should not be."""
+        both = " and ".join(self.splits)
+        found = []
+        if self.same_images:
+            number = "1 image is" if len(self.same_images) == 1 else f"{len(self.same_images)} images are"
+            found.append(f"{number} in both {both}, such as {' and '.join(self.same_images[0])}")
+        if self.near_duplicates:
+            number = "1 pair" if len(self.near_duplicates) == 1 else f"{len(self.near_duplicates)} pairs"
+            such = " and ".join(self.near_duplicates[0])
+            found.append(f"{number} of near-duplicates between {both}, such as {such}")
+        if self.same_classes:
+            number = "1 class is" if len(self.same_classes) == 1 else f"{len(self.same_classes)} classes are"
+            found.append(f"{number} in both {both}, which should share none, such as {self.same_classes[0]}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,76 +77,154 @@ class Report:
 
     splits: dict[str, SplitReport]
     pairs: tuple[PairReport, ...]
+    unreadable: tuple[str, ...] = ()
+    """A line on each image that could not be read; the rest was audited without them."""
 
     @property
     def leaks(self) -> list[str]:
-        """Say, in a sentence for each pair of splits, which images are in both; empty where all is well."""
-        return [_sentence(pair) for pair in self.pairs if pair.same_images]
+        """Say in sentences what is in two splits; empty where all is well."""
+        return [leak for pair in self.pairs for leak in pair.leaks]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON-able dictionary, with the leaks."""
         return {**asdict(self), "leaks": self.leaks}
 
     def to_text(self) -> str:
-        """Return the report for people: a line a split, a line for what two splits share, then the leaks."""
-        lines = [
-            f"{name}: {split.images:,} images, {split.captions:,} captions of {split.words_min} to "
-            f"{split.words_max} words (median {split.words_median:g}), {split.without_captions} without a caption, "
-            f"{sum(len(ids) - 1 for ids in split.duplicates)} duplicate images"
-            for name, split in self.splits.items()
-        ]
+        """Return the report for people: some lines a split, a line for what two splits share, then what is wrong."""
+        lines = [line for name, split in self.splits.items() for line in _split_lines(name, split)]
         lines += [
-            f"{' and '.join(pair.splits)}: {len(pair.same_images)} images and {pair.same_captions:,} captions in both"
+            f"{' and '.join(pair.splits)}: {len(pair.same_images):,} images, {len(pair.near_duplicates):,} "
+            f"near-duplicates and {pair.same_captions:,} captions in both"
             for pair in self.pairs
         ]
+        if any(pair.same_captions for pair in self.pairs):
+            lines.append("(a caption in two splits is no leak: one caption may fit many images)")
+        lines += _some("unreadable", self.unreadable)
         return "\n".join([*lines, *(f"LEAK: {leak}" for leak in self.leaks)])
 
 
-def check(stores: Mapping[str, Store]) -> Report:
-    """Return the audit of prepared splits, given by name at one size. Same images means: equal pixels."""
-    ids_of = {split: _ids_by_pixels(store) for split, store in stores.items()}
-    captions = {split: [store.captions(i) for i in range(len(store))] for split, store in stores.items()}
-    distinct = {split: {text for texts in listed for text in texts} for split, listed in captions.items()}
-    return Report(
-        splits={split: _split_report(captions[split], ids_of[split]) for split in stores},
-        pairs=tuple(
-            PairReport(
-                splits=(first, second),
-                same_images=tuple(
-                    (ids[0], ids_of[second][pixels][0])
-                    for pixels, ids in ids_of[first].items()
-                    if pixels in ids_of[second]
-                ),
-                same_captions=len(distinct[first] & distinct[second]),
-            )
-            for first, second in combinations(stores, 2)
-        ),
+def check(
+    stores: Mapping[str, Store], unreadable: Sequence[str] = (), skipped: Mapping[str, int] | None = None
+) -> Report:
+    """Return the audit of prepared splits, given by name at one size.
+
+    Same images have equal pixels; near-duplicates are as `near_duplicates.same_picture` says. `unreadable` and
+    `skipped` are what the source says of what never came into a store.
+    """
+    looks = {split: _look(store) for split, store in stores.items()}
+    near = _near(stores, looks)
+    texts = {split: {text for i in range(len(store)) for text in store.captions(i)} for split, store in stores.items()}
+    splits = {
+        split: SplitReport(
+            images=len(store), published=store.expected, skipped=(skipped or {}).get(split, 0),
+            captions=caption_statistics(store.captions(index) for index in range(len(store))),
+            duplicates=tuple(tuple(ids) for ids in looks[split].ids_of.values() if len(ids) > 1),
+            near_duplicates=near[split, split], flat=looks[split].flat, grey=looks[split].grey,
+        )
+        for split, store in stores.items()
+    }  # fmt: skip
+    pairs = tuple(
+        PairReport(
+            splits=(first, second), same_images=_same_images(looks[first], looks[second]),
+            near_duplicates=near[first, second], same_captions=len(texts[first] & texts[second]),
+            same_classes=_same_classes(stores[first], stores[second]),
+        )
+        for first, second in combinations(stores, 2)
+    )  # fmt: skip
+    return Report(splits=splits, pairs=pairs, unreadable=tuple(unreadable))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """One pass over the pixels of a split."""
+
+    ids_of: Mapping[bytes, list[str]]
+    """The ids of the images, by a digest of their pixels."""
+    digests: list[bytes]
+    prints: NDArray[np.float16]
+    flat: tuple[str, ...]
+    grey: int
+
+
+def _look(store: Store) -> _Look:
+    ids_of: dict[bytes, list[str]] = defaultdict(list)
+    digests, prints, flat, grey = [], [], [], 0
+    for at in _parts(len(store)):
+        images = store.batch(at).images.numpy()
+        for index, image in zip(at.tolist(), images, strict=True):
+            digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+            ids_of[digests[-1]].append(store.ids[index])
+        prints.append(fingerprints(images))
+        flat += [store.ids[index] for index in at[(images.max((2, 3)) == images.min((2, 3))).all(1)]]
+        grey += int((images == images[:, :1]).all((1, 2, 3)).sum())
+    return _Look(ids_of=ids_of, digests=digests, prints=np.concatenate(prints), flat=tuple(flat), grey=grey)
+
+
+def _near(
+    stores: Mapping[str, Store], looks: Mapping[str, _Look]
+) -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
+    """Return the near-duplicates within and between splits, by the two splits in their order."""
+    names = list(stores)
+    ends = np.cumsum([len(stores[name]) for name in names])
+    digests = [digest for name in names for digest in looks[name].digests]
+
+    def place(number: int) -> tuple[str, int]:
+        split = int(np.searchsorted(ends, number, side="right"))
+        return names[split], number - (int(ends[split - 1]) if split else 0)
+
+    def images(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        places = [place(int(number)) for number in numbers]
+        return np.stack([stores[name].images[index] for name, index in places])
+
+    found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    prints = np.concatenate([looks[name].prints for name in names])
+    for first, second in near_duplicates(prints, images).tolist():
+        if digests[first] != digests[second]:
+            (a, i), (b, j) = place(first), place(second)
+            found[a, b].append((stores[a].ids[i], stores[b].ids[j]))
+    return {(a, b): tuple(found[a, b]) for a in names for b in names}
+
+
+def _same_images(first: _Look, second: _Look) -> tuple[tuple[str, str], ...]:
+    return tuple((ids[0], second.ids_of[pixels][0]) for pixels, ids in first.ids_of.items() if pixels in second.ids_of)
+
+
+def _same_classes(first: Store, second: Store) -> tuple[str, ...]:
+    """Return the names of classes in both splits of a zero-shot data set."""
+    if not (first.zero_shot and second.zero_shot and first.class_names):
+        return ()
+    one, other = (set(store.labels(np.arange(len(store))).tolist()) for store in (first, second))
+    return tuple(first.class_names[label] for label in sorted(one & other))
+
+
+def _split_lines(name: str, split: SplitReport) -> Iterator[str]:
+    part = "" if split.published in (None, split.images) else f" of {split.published:,} published"
+    said = split.captions
+    yield (
+        f"{name}: {split.images:,} images{part}, {said.captions:,} captions of {said.words_min} to "
+        f"{said.words_max} words (median {said.words_median:g}), {said.without_captions:,} without a caption"
     )
+    scripts = ", ".join(f"{script} {count:,}" for script, count in said.scripts.items()) or "none"
+    yield f"  captions by the script of their letters: {scripts}; vocabulary {said.vocabulary:,} words"
+    if split.skipped:
+        yield f"  {split.skipped:,} samples without an image or without a caption were left out"
+    if split.grey:
+        yield f"  {split.grey:,} images without colour"
+    problems = {
+        "same pixels": [" = ".join(ids) for ids in split.duplicates],
+        "near-duplicates": [" ~ ".join(ids) for ids in split.near_duplicates],
+        "one flat colour": split.flat,
+    }
+    for what, lines in problems.items():
+        yield from (f"  {line}" for line in _some(what, lines))
 
 
-def _split_report(captions: list[list[str]], ids_of: Mapping[bytes, list[str]]) -> SplitReport:
-    lengths = [len(caption.split()) for texts in captions for caption in texts] or [0]
-    return SplitReport(
-        images=len(captions),
-        captions=sum(map(len, captions)),
-        without_captions=sum(not texts for texts in captions),
-        words_min=min(lengths),
-        words_median=float(statistics.median(lengths)),
-        words_max=max(lengths),
-        duplicates=tuple(tuple(ids) for ids in ids_of.values() if len(ids) > 1),
-    )
+def _some(what: str, lines: Sequence[str]) -> list[str]:
+    """Return the first of some problems, and how many more there are."""
+    more = [f"{what}: {len(lines) - SHOWN:,} more, see --json"] if len(lines) > SHOWN else []
+    return [f"{what}: {line}" for line in lines[:SHOWN]] + more
 
 
-def _ids_by_pixels(store: Store) -> dict[bytes, list[str]]:
-    """Return the ids of the images, by a digest of their pixels."""
-    found: dict[bytes, list[str]] = defaultdict(list)
-    for name, image in zip(store.ids, store.images, strict=True):
-        found[hashlib.blake2b(image.tobytes(), digest_size=16).digest()].append(name)
-    return found
-
-
-def _sentence(pair: PairReport) -> str:
-    number = len(pair.same_images)
-    images = "1 image is" if number == 1 else f"{number} images are"
-    first, second = pair.same_images[0]
-    return f"{images} in both {pair.splits[0]} and {pair.splits[1]}, such as {first} and {second}"
+def _parts(number: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, number, AT_ONCE):
+        yield np.arange(start, min(start + AT_ONCE, number))

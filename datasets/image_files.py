@@ -1,10 +1,7 @@
 """Captioned images in files of their own: what every source that lies in the user's folders has in common."""
 
 import hashlib
-import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +12,9 @@ from ..errors import UserError
 from ..files import digest_of
 from . import images
 from .captioned import Chunk
+from .decoding import in_order
 
 CHUNK_SIZE = 256
-AHEAD = 2
-"""Chunks that are decoded while an earlier one is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,27 +68,17 @@ class ImageFiles:
         """Yield the split in the order of its list; raise UserError at the first bad image."""
         files = self.files[split]
         parts = (files[at : at + CHUNK_SIZE] for at in range(start, len(files), CHUNK_SIZE))
-        pending: deque[tuple[Sequence[ImageFile], list[Future[NDArray[np.uint8]]]]] = deque()
-        with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
-            try:
-                for part in parts:
-                    pending.append((part, [pool.submit(_decode, file, image_size) for file in part]))
-                    if len(pending) > AHEAD:
-                        yield _chunk(*pending.popleft())
-                while pending:
-                    yield _chunk(*pending.popleft())
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for part, pixels in in_order(lambda file: images.decode(file.path, image_size, file.box), parts):
+            yield _chunk(part, pixels)
 
     def salvaged(self) -> tuple["ImageFiles", list[str]]:
         """Return the source without its unreadable images, and one line on each of those; every image is decoded."""
         problems: list[str] = []
         sound: dict[str, list[ImageFile]] = {}
-        with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
-            for split, files in self.files.items():
-                found = list(pool.map(_problem, files))
-                problems.extend(problem for problem in found if problem)
-                sound[split] = [file for file, problem in zip(files, found, strict=True) if not problem]
+        for split, files in self.files.items():
+            ((_, found),) = in_order(_problem, [files])
+            problems.extend(problem for problem in found if problem)
+            sound[split] = [file for file, problem in zip(files, found, strict=True) if not problem]
         return ImageFiles(
             self.name, {split: files for split, files in sound.items() if files}, class_names=self.class_names,
             expected=self.expected, zero_shot=self.zero_shot,
@@ -120,13 +106,9 @@ def place_of(name: str) -> float:
     return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12
 
 
-def _decode(file: ImageFile, image_size: int) -> NDArray[np.uint8]:
-    return images.decode(file.path, image_size, file.box)
-
-
 def _problem(file: ImageFile) -> str:
     try:
-        _decode(file, 16)
+        images.decode(file.path, 16, file.box)
     except UserError as error:
         return str(error)
     return ""
@@ -140,11 +122,11 @@ def _state(path: Path) -> tuple[int, int, int]:
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _chunk(files: Sequence[ImageFile], decoded: Sequence[Future[NDArray[np.uint8]]]) -> Chunk:
+def _chunk(files: Sequence[ImageFile], pixels: Sequence[NDArray[np.uint8]]) -> Chunk:
     labels = [file.label for file in files if file.label is not None]
     embeddings = [file.embeddings for file in files if file.embeddings is not None]
     return Chunk(
-        images=np.stack([future.result() for future in decoded]),
+        images=np.stack(pixels),
         captions=[list(file.captions) for file in files],
         ids=[file.name for file in files],
         labels=labels,

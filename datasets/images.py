@@ -45,6 +45,14 @@ def decode(file: Path | BinaryIO, image_size: int, box: Box | None = None) -> ND
         raise UserError(f"{name}: {_reason(file, error)}") from error
 
 
+def grid(images: NDArray[np.uint8], columns: int = 8) -> Image.Image:
+    """Return images uint8 [N, 3, H, W] as one picture, `columns` a row, with a white line between."""
+    padded = np.pad(images, ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=255)
+    _, channels, height, width = padded.shape
+    rows = padded.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    return Image.fromarray(rows.reshape(-1, columns * width, channels))
+
+
 def first_side(folder: Path) -> int:
     """Return the shorter side of the first image in a folder, by path; raise UserError when there is none."""
     for path in sorted(folder.rglob("*")):

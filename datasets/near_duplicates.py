@@ -1,9 +1,9 @@
 """One picture twice: found though it was re-encoded, resized, made a little brighter, or cropped at its edges.
 
-Every image is reduced to a fingerprint: its means over 12 x 12 cells, brightness whole and colour halved, as a JPEG
-keeps them. Images with near fingerprints are then compared as `same_picture` says. A hash of 64 bits would be
-smaller, but drawings are symmetric and have few shades: in them a crop of 2 % flips a quarter of the bits of a DCT
-hash, as many as separate two drawings.
+Every image is reduced to a fingerprint, its means over 12 x 12 cells, brightness whole and colour halved, as a JPEG
+keeps them. Images with near fingerprints are laid over each other and compared: see `same_picture`. A hash of 64
+bits would be smaller, but drawings are symmetric and have few shades: in them a crop of 2 % flips a quarter of the
+bits of a DCT hash, as many as separate two drawings.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,219 +19,249 @@ Pairs = NDArray[np.int64]
 
 CELLS = 12
 FINE_CELLS = 32
+FLAT = 4.0
+"""Grey levels of contrast below which an image shows too little to be told from another."""
 RADIUS = 12.0
 """Grey levels, in the root of the mean square, by which fingerprints at half their resolution may differ."""
 NEAREST = 16
 """Images with which one is compared at most; hardly any has so many within the radius."""
 LEAF = 2048
 """Images that are compared each with each."""
-CUTS = (0.007, 0.014, 0.02)
-"""Parts of the side that are tried to be cut off, each at nine places."""
+CROP = 0.025
+"""The part of the side that may be missing at an edge."""
 BRIGHTNESS = 0.06
-"""How much brighter or darker, as a part, a whole image may be."""
-TOLERANCE = 10.0
-"""Grey levels by which a cell may differ between two images of one picture, once they are aligned."""
-LEAST_CONTRAST = 5.0
-"""The contrast of both images beside their difference: nearly flat images are all alike and say nothing."""
-GATHERED = 0.55
+"""The part by which the whole image may be brighter or darker."""
+TOLERANCE = 9.0
+"""Grey levels by which a cell may differ when the images lie over each other."""
+DIFFERENCE = 0.2
+"""The part of the contrast that the difference may be."""
+GATHERED = 0.65
 """The part of the squared difference in the worst 2 % of the fine cells that makes it one of content."""
 VISIBLE = 20.0
 """Grey levels in a fine cell below which a gathered difference does not count."""
-AT_ONCE = 64
+STEPS = 4
+AT_ONCE = 128
 
 # ITU-R BT.601 as in JPEG, the two rows of colour halved.
 _COLOUR = np.array([[0.299, 0.587, 0.114], [-0.0844, -0.1656, 0.25], [0.25, -0.2093, -0.0407]], np.float32)
-
-
-class Window(NamedTuple):
-    """A square part of an image: `cut` of its side is missing, at the edges that `across` and `down` say (0 to 1)."""
-
-    cut: float
-    across: float
-    down: float
-
-
-WHOLE = Window(0, 0.5, 0.5)
-_PLACES = (0.0, 0.5, 1.0)
-
-
-def _alignments() -> Iterator[tuple[Window, Window]]:
-    """Yield what may show the same: either image against a part of the other, or opposite parts of both."""
-    yield WHOLE, WHOLE
-    for cut in CUTS:
-        for across in _PLACES:
-            for down in _PLACES:
-                part = Window(cut, across, down)
-                yield part, WHOLE
-                yield WHOLE, part
-                if (across, down) != (0.5, 0.5):
-                    yield part, Window(cut, 1 - across, 1 - down)
-
-
-ALIGNMENTS = tuple(_alignments())
-SPANS = tuple(dict.fromkeys((window.cut, place) for window, _ in ALIGNMENTS for place in window[1:]))
-"""What the windows cover of one axis: the part cut off, and where."""
+_WHOLE = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
 
 
 def fingerprints(images: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Return the means over cells of images uint8 [N, 3, S, S]: float16 [N, 3, 12, 12], brightness and two of colour."""
-    means = _averages(images.shape[-1], *_span(0, 0), CELLS)
-    return _coloured(means @ images.astype(np.float32) @ means.T).astype(np.float16)
+    return _cells(images, _WHOLE[None], CELLS).astype(np.float16)
 
 
 def near_duplicates(
     prints: NDArray[np.float16], images: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ) -> Pairs:
-    """Return the pairs that show the same picture, in order.
+    """Return the pairs of images that show the same picture, in order.
 
-    `images` returns the images uint8 [K, 3, S, S] of which the fingerprints `prints` were taken, by number.
-    Time grows a little faster than the number of images; no table of all pairs is made.
+    `prints` are the fingerprints of all images; `images` returns those of some numbers as uint8 [K, 3, S, S].
+    Images that are nearly flat are left out. No table of all pairs is made: time grows a little faster than the
+    number of images, memory with it.
     """
-    pairs = candidates(prints)
-    pairs = pairs[np.concatenate([plausible(prints, some) for some in _parts(pairs, 4096)] or [np.zeros(0, bool)])]
-    same = [same_picture(images(some[:, 0]), images(some[:, 1])) for some in _parts(pairs, AT_ONCE)]
-    return pairs[np.concatenate(same or [np.zeros(0, bool)])]
+    busy = np.flatnonzero(_contrast(prints) >= FLAT)
+    pairs = busy[candidates(prints[busy])]
+    pairs = _kept(pairs, 4096, lambda some: plausible(prints[some[:, 0]], prints[some[:, 1]]))
+    return _kept(pairs, AT_ONCE, lambda some: same_picture(images(some[:, 0]), images(some[:, 1])))
+
+
+def _kept(pairs: Pairs, at_once: int, test: Callable[[Pairs], NDArray[np.bool_]]) -> Pairs:
+    parts = [pairs[start : start + at_once] for start in range(0, len(pairs), at_once)]
+    return np.concatenate([pairs[:0], *(part[test(part)] for part in parts)])
 
 
 def candidates(prints: NDArray[np.float16]) -> Pairs:
-    """Return the pairs whose fingerprints, at half their resolution, are within `RADIUS`."""
+    """Return the pairs of fingerprints that, at half their resolution, are within `RADIUS`."""
     bright = prints[:, 0].reshape(-1, 6, 2, 6, 2).mean((2, 4), dtype=np.float32).reshape(len(prints), -1) / 6
     colour = prints[:, 1:].reshape(-1, 2, 3, 4, 3, 4).mean((3, 5), dtype=np.float32).reshape(len(prints), -1) / 3
-    points = np.concatenate([bright, colour], 1)
-    points -= points.mean(0)
-    _, axes = np.linalg.eigh(points.T @ points)
-    leaves = _leaves(torch.from_numpy(points @ axes[:, ::-1].copy()), torch.arange(len(points)))
-    found = [pairs for leaf, numbers in leaves for pairs in _near(leaf, numbers)]
+    points = torch.from_numpy(np.concatenate([bright, colour], 1))
+    points = points - points.mean(0)
+    points = points @ torch.linalg.eigh(points.T @ points).eigenvectors
+    found = [pairs for leaf in _leaves(points, torch.arange(len(points))) for pairs in _near(points[leaf], leaf)]
     return np.unique(np.concatenate([np.zeros((0, 2), np.int64), *found]), axis=0)
 
 
-def _leaves(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield small sets of points and their numbers, such that any two within `RADIUS` are together in one of them."""
-    if len(points) > LEAF:
-        axis = int(points.var(0).argmax())
-        values = points[:, axis]
-        middle = values.median()
-        for side in (values <= middle + RADIUS, values > middle):
-            if side.float().mean() > 0.8:
-                break
-        else:
-            for side in (values <= middle + RADIUS, values > middle):
-                yield from _leaves(points[side], numbers[side])
-            return
-    yield points, numbers
+def _leaves(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield small sets of the numbers, such that any two points within `RADIUS` are together in one of them."""
+    if len(numbers) <= LEAF:
+        yield numbers
+        return
+    chosen = points[numbers]
+    axes = chosen.var(0).topk(8).indices
+    values = chosen[:, axes]
+    middle = values.median(0).values
+    below, above = values <= middle + RADIUS, values > middle
+    larger = torch.maximum(below.sum(0), above.sum(0))
+    axis = int(larger.argmin())
+    if larger[axis] > 0.9 * len(numbers):
+        yield numbers
+        return
+    yield from _leaves(points, numbers[below[:, axis]])
+    yield from _leaves(points, numbers[above[:, axis]])
 
 
 def _near(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[Pairs]:
     """Yield the pairs of numbers of points within `RADIUS`, for each point the `NEAREST` of the later ones."""
     half_squares = points.square().sum(1, keepdim=True) / 2
     ones = torch.ones_like(half_squares)
-    # The product of these rows is minus half the squared distance: one multiplication of matrices, nothing after it.
+    # The products of these rows are minus half the squared distances: one product of matrices and nothing after it.
     rows, columns = torch.cat([points, -half_squares, -ones], 1), torch.cat([points, ones, half_squares], 1)
     for start in range(0, len(points), 512):
         nearness = rows[start : start + 512] @ columns[start:].T
-        nearness.masked_fill_(torch.ones_like(nearness, dtype=torch.bool).tril(), -torch.inf)
-        near = nearness >= -(RADIUS**2) / 2
+        near = (nearness >= -(RADIUS**2) / 2).triu(1)
         if near.sum() > NEAREST * len(near):
+            nearness.masked_fill_(~near, -torch.inf)
             nearest = nearness.topk(min(NEAREST, nearness.shape[1])).indices
             near &= torch.zeros_like(near).scatter_(1, nearest, True)
-        first, second = near.nonzero().T + start
-        pairs: Pairs = torch.stack([numbers[first], numbers[second]], 1).numpy()
+        pairs: Pairs = numbers[near.nonzero() + start].numpy()
         yield np.sort(pairs, axis=1)
 
 
-def plausible(prints: NDArray[np.float16], pairs: Pairs) -> NDArray[np.bool_]:
-    """Return, bool [P], which pairs differ in no cell by more than what a cut lets in from the cells beside it."""
-    first, second = (prints[numbers].astype(np.float32) for numbers in pairs.T)
-    beside = np.maximum(_spread(first), _spread(second))
-    allowed = TOLERANCE + BRIGHTNESS * np.abs(first) + 2 * max(CUTS) * CELLS * beside
-    result: NDArray[np.bool_] = (np.abs(first - second) <= allowed).all((1, 2, 3))
+def plausible(first: NDArray[np.float16], second: NDArray[np.float16]) -> NDArray[np.bool_]:
+    """Return, bool [P], which fingerprints differ in no cell by more than a crop lets in from the cells beside it."""
+    one, other = first.astype(np.float32), second.astype(np.float32)
+    beside = np.maximum(_largest_beside(one) + _largest_beside(-one), _largest_beside(other) + _largest_beside(-other))
+    allowed = TOLERANCE + BRIGHTNESS * np.abs(one) + 2 * CROP * CELLS * beside
+    result: NDArray[np.bool_] = (np.abs(one - other) <= allowed).all((1, 2, 3))
     return result
 
 
-def _spread(cells: Floats) -> Floats:
-    """Return, for each cell, the largest less the smallest value among it and the eight around it."""
-    padded = np.pad(cells, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
-    spread: Floats = around.max((4, 5)) - around.min((4, 5))
-    return spread
+def _largest_beside(cells: Floats) -> Floats:
+    """Return, for each cell, the largest value among it and the eight around it."""
+    for axis in (2, 3):
+        padded = np.pad(cells, [(int(axis == at), int(axis == at)) for at in range(4)], mode="edge")
+        parts = [padded.take(range(shift, shift + CELLS), axis) for shift in range(3)]
+        cells = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
+    return cells
+
+
+class Overlay(NamedTuple):
+    """Two batches of images laid over each other."""
+
+    first: Floats
+    """[P, 2, 2]: the part of each first image, by (start, stop) of 1 down and across, that the second shows too."""
+    second: Floats
+    """The same of the second images."""
+    gain: Floats
+    """[P, 1, 1, 1]: how much brighter the second is."""
+    worst: Floats
+    """[P]: the largest difference of a cell."""
 
 
 def same_picture(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return, bool [P], where two images uint8 [P, 3, S, S] show the same picture.
 
-    They do if one of `ALIGNMENTS`, with the brightness made equal, leaves no cell more than `TOLERANCE` apart, if
-    what is left is small beside the contrast, and if it is not gathered in few fine cells: re-encoding leaves a
-    little at every edge, another mouth or another colour of a sleeve leaves much at one place.
+    They do if, laid over each other, no cell differs by more than `TOLERANCE`, the difference is small beside the
+    contrast, and it is not gathered in few fine cells: re-encoding leaves a little at every edge, another mouth or
+    another emblem on a flag leaves much at one place.
     """
-    best = np.full(len(first), np.inf, np.float32)
-    chosen, gains = np.zeros(len(first), np.int64), np.ones(len(first), np.float32)
-    one, other = _all_windows(first), _all_windows(second)
-    for number, (window, opposite) in enumerate(ALIGNMENTS):
-        a, b = _at(one, window), _at(other, opposite)
-        gain = np.clip((a * b).sum((1, 2, 3)) / ((a * a).sum((1, 2, 3)) + 1), 1 - BRIGHTNESS, 1 + BRIGHTNESS)
-        worst = np.abs(b - gain[:, None, None, None] * a).max((1, 2, 3))
-        better = worst < best
-        best[better], chosen[better], gains[better] = worst[better], number, gain[better]
-    same: NDArray[np.bool_] = best <= TOLERANCE
-    for number in np.unique(chosen[same]):
-        at = np.flatnonzero(same & (chosen == number))
-        same[at] = _little_left(first[at], second[at], gains[at], *ALIGNMENTS[number])
+    overlay = _overlaid(first, second)
+    same: NDArray[np.bool_] = overlay.worst <= TOLERANCE
+    at = np.flatnonzero(same)
+    part = Overlay(*(values[at] for values in overlay))
+    coarse = _differences(first[at], second[at], part, CELLS)
+    fine = np.sort(_differences(first[at], second[at], part, FINE_CELLS))
+    contrast = np.minimum(_contrast(fingerprints(first[at])), _contrast(fingerprints(second[at])))
+    small = np.sqrt(coarse.mean(1)) <= DIFFERENCE * contrast
+    gathered = fine[:, -(FINE_CELLS**2 // 50) :].sum(1) > GATHERED * fine.sum(1)
+    same[at] = small & ~(gathered & (fine[:, -1] > VISIBLE**2))
     return same
 
 
-def _little_left(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], gains: Floats, window: Window, opposite: Window
-) -> NDArray[np.bool_]:
-    """Return where what differs between two windows is small beside the contrast, and spread over the image."""
-    a, b = _fine(first, window), _fine(second, opposite)
-    left = np.sort(((b - gains[:, None, None, None] * a) ** 2).sum(1).reshape(len(a), -1), axis=1)
-    contrast = np.minimum(*(np.sqrt(x.var((2, 3)).sum(1)) for x in (a, b)))
-    small = np.sqrt(left.mean(1)) * LEAST_CONTRAST <= contrast
-    worst = left[:, -(FINE_CELLS**2 // 50) :].sum(1)
-    gathered = (worst > GATHERED * left.sum(1)) & (left[:, -1] > VISIBLE**2)
-    return small & ~gathered
+def _overlaid(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Overlay:
+    """Return how the images lie over each other best, found by least squares on their cells, step by step."""
+    spans = np.tile(_WHOLE, (len(first), 1, 1))
+    best: Overlay | None = None
+    for _ in range(STEPS + 1):
+        one, other = _common(spans)
+        a, b = _cells(first, one, CELLS), _cells(second, other, CELLS)
+        overlay = _compared(a, b, one, other)
+        best = overlay if best is None else _better(best, overlay)
+        spans = _moved(_step(a, b), one, other)
+    assert best is not None
+    return best
 
 
-def _all_windows(images: NDArray[np.uint8]) -> Floats:
-    """Return the cells of images [P, 3, S, S] for all pairs of `SPANS`: [P, 3, spans, 12, spans, 12]."""
+def _compared(a: Floats, b: Floats, first: Floats, second: Floats) -> Overlay:
+    gain = (a * b).sum((1, 2, 3), keepdims=True) / ((a * a).sum((1, 2, 3), keepdims=True) + 1)
+    gain = np.clip(gain, 1 - BRIGHTNESS, 1 + BRIGHTNESS)
+    return Overlay(first, second, gain, np.abs(b - gain * a).max((1, 2, 3)))
+
+
+def _better(one: Overlay, other: Overlay) -> Overlay:
+    """Return, pair by pair, the overlay that leaves less."""
+    take = other.worst < one.worst
+    parts = zip(one, other, strict=True)
+    return Overlay(*(np.where(take.reshape(-1, *[1] * (b.ndim - 1)), b, a) for a, b in parts))
+
+
+def _common(spans: Floats) -> tuple[Floats, Floats]:
+    """Return the parts that both show, where `spans` [P, 2, 2] of the first images fill the second; they may reach out."""
+    start, size = spans[..., :1], spans[..., 1:] - spans[..., :1]
+    second = np.concatenate([np.maximum(0, -start / size), np.minimum(1, (1 - start) / size)], -1)
+    return start + size * second, second
+
+
+def _step(a: Floats, b: Floats) -> Floats:
+    """Return how to move and widen the first parts so that cells `a` come nearer to `b`: [P, 3], down, across, wider.
+
+    In parts of their size, by one step of Gauss and Newton (Lucas and Kanade, IJCAI 1981), brightness included.
+    """
+    down, across = (slope * CELLS for slope in np.gradient((a + b) / 2, axis=(2, 3)))
+    place = ((np.arange(CELLS) + 0.5) / CELLS - 0.5).astype(np.float32)
+    wider = down * place[:, None] + across * place
+    causes = np.stack([a, down, across, wider], 1).reshape(len(a), 4, -1)
+    squares = causes @ causes.transpose(0, 2, 1)
+    scale = np.trace(squares, axis1=1, axis2=2)[:, None, None]
+    squares += np.eye(4, dtype=np.float32) * (scale * 2.5e-5 + 1e-3)
+    solved: Floats = np.linalg.solve(squares, causes @ (b - a).reshape(len(a), -1, 1))
+    return solved[:, 1:, 0]
+
+
+def _moved(step: Floats, first: Floats, second: Floats) -> Floats:
+    """Return the spans of the first images that fill the second ones, after a step from the parts given."""
+    size = first[..., 1:] - first[..., :1]
+    moved = first + size * (step[:, :2, None] + step[:, 2:, None] * np.array([-0.5, 0.5], np.float32))
+    slope = (moved[..., 1:] - moved[..., :1]) / (second[..., 1:] - second[..., :1])
+    spans = moved + slope * (_WHOLE - second)
+    bounded: Floats = np.clip(spans, _WHOLE - CROP, _WHOLE + CROP)
+    return bounded
+
+
+def _differences(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], overlay: Overlay, cells: int
+) -> Floats:
+    """Return the squared differences of overlaid images: float32 [P, cells * cells]."""
+    left = _cells(second, overlay.second, cells) - overlay.gain * _cells(first, overlay.first, cells)
+    squares: Floats = (left**2).sum(1).reshape(len(left), cells * cells)
+    return squares
+
+
+def _contrast(prints: NDArray[np.floating]) -> Floats:
+    """Return [N]: how far the cells stray from their mean, in grey levels, as root of the mean square."""
+    contrast: Floats = np.sqrt(prints.var((2, 3), dtype=np.float32).sum(1))
+    return contrast
+
+
+def _cells(images: NDArray[np.uint8], spans: Floats, cells: int) -> Floats:
+    """Return the means over `cells` x `cells` of the parts [P or 1, 2, 2] of images: [P, 3, cells, cells].
+
+    They are of brightness and two differences of colour.
+    """
     side = images.shape[-1]
-    means = np.concatenate([_averages(side, *_span(*span), CELLS) for span in SPANS])
-    cells = _coloured(means @ images.astype(np.float32) @ means.T)
-    return cells.reshape(len(images), 3, len(SPANS), CELLS, len(SPANS), CELLS)
-
-
-def _at(windows: Floats, window: Window) -> Floats:
-    down, across = SPANS.index((window.cut, window.down)), SPANS.index((window.cut, window.across))
-    return windows[:, :, down, :, across]
-
-
-def _fine(images: NDArray[np.uint8], window: Window) -> Floats:
-    side = images.shape[-1]
-    down = _averages(side, *_span(window.cut, window.down), FINE_CELLS)
-    across = _averages(side, *_span(window.cut, window.across), FINE_CELLS)
-    return _coloured(down @ images.astype(np.float32) @ across.T)
-
-
-def _span(cut: float, place: float) -> tuple[float, float]:
-    return cut * place, 1 - cut + cut * place
-
-
-def _averages(side: int, start: float, stop: float, cells: int) -> Floats:
-    """Return the matrix [cells, side] that averages the part from `start` to `stop` (of 1) of a row over cells."""
-    edges = np.linspace(start * side, stop * side, cells + 1)
-    pixels = np.arange(side)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    weights = np.clip(overlap, 0, None)
-    averages: Floats = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    return averages
-
-
-def _coloured(rgb: Floats) -> Floats:
-    """Return [N, 3, H, W] in red, green and blue as brightness and two differences of colour."""
+    down, across = _averages(side, spans[:, 0], cells), _averages(side, spans[:, 1], cells)
+    rgb = down[:, None] @ images.astype(np.float32) @ across[:, None].transpose(0, 1, 3, 2)
     coloured: Floats = np.einsum("ij,njhw->nihw", _COLOUR, rgb, optimize=True)
     return coloured
 
 
-def _parts(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
+def _averages(side: int, spans: Floats, cells: int) -> Floats:
+    """Return [P, cells, side], each of whose matrices averages the pixels in the span (start, stop of 1) over cells."""
+    edges = (spans[:, :1] + (spans[:, 1:] - spans[:, :1]) * np.linspace(0, 1, cells + 1)) * side
+    pixels = np.arange(side)
+    overlap = np.minimum(edges[:, 1:, None], pixels + 1) - np.maximum(edges[:, :-1, None], pixels)
+    weights = np.clip(overlap, 0, None)
+    averages: Floats = (weights / weights.sum(2, keepdims=True)).astype(np.float32)
+    return averages

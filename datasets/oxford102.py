@@ -19,9 +19,9 @@ EXPECTED = {"train": 7_034, "test": 1_155}
 NUM_CLASSES = 102
 
 MAX_LABELS_BYTES = 1 << 17
-"""The published `imagelabels.mat` has under 1 KB, uncompressed 66 KB; packed zeros unfold a thousandfold."""
-IMAGE = re.compile(r"image_(\d{5})\.jpg", re.ASCII)
-CAPTIONS = re.compile(r"class_(\d{5})/image_(\d{5})", re.ASCII)
+"""All 8,189 labels take 66 KB as doubles; packed zeros would unfold a thousandfold."""
+IMAGE = re.compile(r"image_([0-9]{5})\.jpg")
+CAPTIONS = re.compile(r"class_([0-9]{5})/image_([0-9]{5})")
 PACKED = 15
 """MATLAB's number for a part that is packed with zlib."""
 NUMERIC = frozenset("int8 uint8 int16 uint16 int32 uint32 int64 uint64 single double".split())

@@ -92,6 +92,10 @@ class Store:
             embeddings=None if self._embeddings is None else self._embedded(numbers, counts),
         )  # fmt: skip
 
+    def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of the images at `indices`; empty where there are no classes."""
+        return self._labels[indices] if len(self._labels) else self._labels
+
     def captions(self, index: int) -> list[str]:
         """Return all captions of one image."""
         return [self._caption(n) for n in range(self._first[index], self._first[index + 1])]

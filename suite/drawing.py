@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..baselines.interface import TextToImage
+from ..datasets.images import grid
 from ..errors import UserError
 from ..eval.harness import Prompt
 from ..files import digest_of, digest_of_file, read_json, seed_of, whole_file, whole_folder, write_json
@@ -60,10 +61,8 @@ def _checked(model: TextToImage, images: torch.Tensor, number: int) -> NDArray[n
 
 def save_grid(path: Path, images: NDArray[np.uint8], columns: int = 8) -> None:
     """Write images uint8 [N, 3, H, W] as one PNG, `columns` a row, with a white line between."""
-    padded = np.pad(images, ((0, -len(images) % columns), (0, 0), (1, 1), (1, 1)), constant_values=255)
-    _, channels, height, width = padded.shape
-    rows = padded.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    _save_png(path, rows.reshape(-1, columns * width, channels))
+    with whole_file(path) as temporary:
+        grid(images, columns).save(temporary, format="PNG")
 
 
 def save_gallery(

@@ -49,14 +49,16 @@ def test_one_split_is_counted() -> None:
     content = [(1, ["a b c", "a"]), (2, []), (1, ["a b"]), (3, ["a  b\nc d"]), (1, ["e"]), (2, [])]
     report = audit(train=content)
     split = report.splits["train"]
-    assert (split.images, split.captions, split.without_captions) == (6, 5, 2)
-    assert (split.words_min, split.words_median, split.words_max) == (1, 2.0, 4)
+    said = split.captions
+    assert (split.images, said.captions, said.without_captions) == (6, 5, 2)
+    assert (said.words_min, said.words_median, said.words_max) == (1, 2.0, 4)
+    assert (said.captions_min, said.captions_max, said.vocabulary, said.scripts) == (0, 2, 5, {"latin": 5})
     assert split.duplicates == (("train-0", "train-2", "train-4"), ("train-1", "train-5"))
     assert report.pairs == () and report.leaks == []
 
 
 def test_a_split_without_captions_has_no_lengths() -> None:
-    split = audit(train=[(1, [])]).splits["train"]
+    split = audit(train=[(1, [])]).splits["train"].captions
     assert (split.captions, split.words_min, split.words_median, split.words_max) == (0, 0, 0.0, 0)
 
 

@@ -70,7 +70,7 @@ def coco2017(root: Path) -> Path:
 LAYOUTS: list[tuple[str, Callable[[Path], Path]]] = [
     ("cub", cub), ("cub-crop-code", cub), ("cub-crop-paper", cub_gan), ("oxford102", oxford102),
     ("oxford102", oxford102_gan), ("coco", coco), ("coco2017", coco2017), ("flickr", flickr8k),
-    ("flickr", partial(flickr8k_kaggle, images=150)), ("flickr", partial(flickr30k, images=60)),
+    ("flickr", partial(flickr8k_kaggle, images=150)), ("flickr", partial(flickr30k, images=150)),
     ("flickr", partial(flickr30k_kaggle, images=150)), ("webdataset", named_shards),
     ("imagefolder", imagefolder), ("imagefolder", side_files),
 ]  # fmt: skip
@@ -98,3 +98,87 @@ def test_from_files_to_scores(name: str, layout: Callable[[Path], Path], call: C
     assert {"fid@scenes", "clip_score@scenes"} <= set(result["scores"])
     steps = [json.loads(line) for line in (Path(result["run"]) / "train.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in steps} == {"text_encoder", "gan"}
+
+
+def os_system(command: str) -> bytes:
+    return b"cposix\nsystem\n(V" + command.encode() + b"\ntR."
+
+
+def pickled_call(root: Path) -> Path:
+    home = cub_gan(root)
+    marker = root.parent / "executed"
+    (home / "train" / "filenames.pickle").write_bytes(os_system(f"touch {marker}"))
+    return home
+
+
+def embeddings_of_nan(root: Path) -> Path:
+    home = cub_gan(root)
+    path = home / "train" / "char-CNN-RNN-embeddings.pickle"
+    path.write_bytes(path.read_bytes().replace(np.float32(1).tobytes(), np.float32(np.nan).tobytes()))
+    return home
+
+
+def spoiled(layout: Callable[..., Path], file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    """Return a layout with one file (the first that matches) changed."""
+
+    def write(root: Path) -> Path:
+        root = layout(root)
+        path = sorted(root.rglob(file))[0]
+        path.write_bytes(change(path.read_bytes()))
+        return root
+
+    return write
+
+
+def linked_out(root: Path) -> Path:
+    root = imagefolder(root)
+    secret = root.parent / "secret.png"
+    secret.write_bytes(picture(0))
+    (root / "train" / "0.jpg").unlink()
+    (root / "train" / "0.jpg").symlink_to(secret)
+    return root
+
+
+def line(row: object) -> Callable[[bytes], bytes]:
+    return lambda old: old + json.dumps(row).encode() + b"\n"
+
+
+LONG = "x" * 10**6
+HOSTILE: list[tuple[str, Callable[[Path], Path], str]] = [
+    ("cub", pickled_call, "filenames.pickle"),
+    ("cub", embeddings_of_nan, "char-CNN-RNN-embeddings.pickle"),
+    ("cub", spoiled(cub_gan, "train/class_info.pickle", lambda old: old[: len(old) // 2]), "class_info.pickle"),
+    ("cub", spoiled(cub, "image_class_labels.txt", lambda old: old.replace(b" 1\n", b" 999\n", 1)), "labels.txt"),
+    ("cub", spoiled(cub, "images.txt", lambda old: old.replace(b"1 001", b"1 ../../001", 1)), "images.txt, line"),
+    ("oxford102", spoiled(oxford102, "imagelabels.mat", lambda old: old[:64]), "imagelabels.mat"),
+    ("coco", spoiled(coco, "captions_train2014.json", lambda old: old[:500]), "captions_train2014.json"),
+    ("coco", spoiled(coco, "*.jpg", lambda old: old[:200]), "broken or unreadable image"),
+    ("flickr", spoiled(flickr8k, "Flickr8k.token.txt", lambda old: old + b"no.jpg#0\tmissing\n"), "no.jpg"),
+    ("flickr", spoiled(flickr8k, "Flickr8k.token.txt", lambda old: old.replace(b"\ta ", b"\ta\x07", 1)), "control"),
+    ("webdataset", spoiled(named_shards, "*.tar", lambda old: old[:3000]), "cut off"),
+    ("webdataset", spoiled(named_shards, "*.tar", lambda old: old.replace(b"000010005.", b"../010005.", 1)), ".tar"),
+    ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "../x", "text": "x"})), "'..'"),
+    ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "0.jpg", "text": LONG})), "1,000,000"),
+    ("imagefolder", spoiled(imagefolder, "metadata.jsonl", lambda old: old[:-9]), "metadata.jsonl, line 6: not JSON"),
+    ("imagefolder", spoiled(imagefolder, "*.jpg", lambda old: b"<svg/>"), "not an image of a known format"),
+    ("imagefolder", linked_out, "a link that leaves"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "layout", "said"), HOSTILE)
+def test_hostile_data_is_one_line_and_exit_code_2(
+    name: str, layout: Callable[[Path], Path], said: str, call: Call, tmp_path: Path
+) -> None:
+    root = layout(tmp_path / "data")
+    before = contents(tmp_path)
+    code, out, err = call("data", "prepare", name, "--root", root, "--size", "32")
+    errors = [text for text in err.splitlines() if text.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and said in errors[0] and "Traceback" not in err + out
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return every file outside the cache."""
+    files = (path for path in folder.rglob("*") if path.is_file() and folder / "cache" not in path.parents)
+    return {path: path.read_bytes() for path in files}
