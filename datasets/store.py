@@ -231,7 +231,8 @@ def _fill(folder: Path, source: Source, split: str, sides: list[int], progress: 
         if not growing.images:
             _write_headers(growing, sides, total)
         for chunk in source.chunks(split, sides[0], growing.images):
-            _append(growing, _checked(chunk, source, sides[0]), sides)
+            _refuse_gaps(growing, _checked(chunk, source, sides[0]), source)
+            _append(growing, chunk, sides)
             progress(growing.images)
             growing.save()
         if growing.images != total:
@@ -269,6 +270,15 @@ def _append(growing: _Growing, chunk: Chunk, sides: list[int]) -> None:
         files["embeddings.bin"].write(np.ascontiguousarray(chunk.embeddings, np.float32).tobytes())
     files["digests.bin"].write(b"".join(_image_digests(chunk, pixels, counts)))
     growing.images += len(chunk.ids)
+
+
+def _refuse_gaps(growing: _Growing, chunk: Chunk, source: Source) -> None:
+    """Raise UserError where some captions have an embedding and some have none: which is whose would be lost."""
+    before, floats = growing.files["caption_ends.bin"].tell() // 8, growing.files["embeddings.bin"].tell() // 4
+    width = 0 if chunk.embeddings is None else chunk.embeddings.shape[1]
+    if before and any(chunk.captions) and before * width != floats:
+        widths = f"from {chunk.ids[0]} on they are {width} wide, before it {floats // before}"
+        raise UserError(f"{source.name}: all captions must have embeddings of one width, or none; {widths}")
 
 
 def _image_digests(

@@ -58,7 +58,7 @@ class _Child:
     def draw(self, body: str, box: svg.ViewBox, image_size: int, where: str) -> NDArray[np.uint8]:
         assert self._process.stdin and self._process.stdout
         hung = threading.Timer(DEADLINE, self._process.kill)
-        pass
+        hung.start()
         try:
             self._process.stdin.write(json.dumps([body, astuple(box), image_size, where]).encode() + b"\n")
             self._process.stdin.flush()

@@ -61,7 +61,7 @@ def relative_name(root: Path, path: Path, where: str) -> str:
     name = path.relative_to(root).as_posix()
     if UNPRINTABLE.search(name):
         raise UserError(f"{root}: rename {name!r}; the name holds control characters or is not UTF-8")
-    if not os.path.realpath(path).startswith(f"{root}{os.sep}"):
+    if not Path(os.path.realpath(path)).is_relative_to(root):
         raise UserError(f"{where}: {name} is a link that leaves {root}; put the file itself there")
     return name
 

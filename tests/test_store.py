@@ -1,6 +1,7 @@
 """The store: whole or not at all, the same digest however it was cut, captions aligned."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,52 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_file(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole" and len(list(path.parent.iterdir())) == 1
+
+
+class Odd(Toy):
+    """Images whose chunks are changed by a function before they are handed over."""
+
+    def __init__(self, change: Callable[[Chunk], Chunk], mark: str) -> None:
+        super().__init__([["a"], ["b", "c"], []], mark=mark)
+        self.change = change
+
+    def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
+        return map(self.change, super().chunks(split, image_size, start))
+
+
+ROW = np.zeros((3, 2), np.float32)
+ODD: list[tuple[Callable[[Chunk], Chunk], str]] = [
+    (lambda chunk: replace(chunk, images=chunk.images[:, :1]), r"expected images uint8 \[2, 3, 2, 2\]"),
+    (lambda chunk: replace(chunk, images=chunk.images.astype(np.float32)), "got float32"),
+    (lambda chunk: replace(chunk, captions=chunk.captions[1:]), "2 images came with 1 lists of captions"),
+    (lambda chunk: replace(chunk, labels=chunk.labels[1:]), "2 lists of captions, 1 labels"),
+    (lambda chunk: replace(chunk, labels=[2] * len(chunk.ids)), "the label 2 is none of the 2 classes"),
+    (lambda chunk: replace(chunk, labels=[-1] * len(chunk.ids)), "the label -1 is none of the 2 classes"),
+    (lambda chunk: replace(chunk, ids=["same"] * len(chunk.ids)), 'the id "same" stands for two images'),
+    (lambda chunk: replace(chunk, embeddings=ROW[:1]), r"expected finite embeddings \[3, D\]"),
+    (lambda chunk: replace(chunk, embeddings=ROW[: sum(map(len, chunk.captions))] * np.nan), "expected finite embed"),
+    (lambda chunk: Chunk(images=chunk.images[:1], captions=[["a"]], ids=["n"]), "3 images were announced and 2 came"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), ODD)
+def test_what_a_source_must_not_hand_over_is_said(change: Callable[[Chunk], Chunk], said: str) -> None:
+    source = Odd(change, mark=said)
+    with pytest.raises(UserError, match=said):
+        prepare(source, "train", 2)
+    folder = store_path(source, "train", 2)
+    assert not folder.exists() and not list(folder.parent.glob(f"{folder.name}*"))
+
+
+def test_embeddings_of_some_captions_only_are_refused() -> None:
+    source = Toy([["a"], ["b"], ["c"]], cut=1, mark="gaps")
+    some = iter([ROW[:1], None, ROW[:1]])
+    chunks = list(source.chunks("train", 2))
+    source.chunks = lambda *_: (replace(c, embeddings=next(some)) for c in chunks)  # type: ignore[method-assign, assignment]
+    with pytest.raises(UserError, match="from n1 on they are 0 wide, before it 2"):
+        prepare(source, "train", 2)
+
+
+def test_sides_that_do_not_divide_the_largest_are_refused() -> None:
+    with pytest.raises(UserError, match="side 3: the smaller sides must divide the largest, 8"):
+        prepare(Toy([["a"]]), "train", 8, smaller=(4, 3))
