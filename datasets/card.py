@@ -81,4 +81,4 @@ def _classes(counts: dict[str, int]) -> str:
 def _plain(text: str) -> str:
     """Return a caption as a line of Markdown that shows it as it is."""
     shown = text if len(text) <= 200 else f"{text[:197]}..."
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+-.!|" else letter for letter in " ".join(shown.split()))
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|" else letter for letter in " ".join(shown.split()))

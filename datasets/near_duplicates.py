@@ -62,7 +62,7 @@ def near_duplicates(
     number of images, memory with it.
     """
     busy = np.flatnonzero(_contrast(prints) >= FLAT)
-    pairs = busy[candidates(prints[busy])]
+    pairs = busy[candidates(prints[busy])] if len(busy) > 1 else np.zeros((0, 2), np.int64)
     pairs = _kept(pairs, 4096, lambda some: plausible(prints[some[:, 0]], prints[some[:, 1]]))
     return _kept(pairs, AT_ONCE, lambda some: same_picture(images(some[:, 0]), images(some[:, 1])))
 

@@ -1,12 +1,17 @@
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from t2ibench import cli
 from t2ibench.datasets.audit import Report, check
 from t2ibench.datasets.captioned import Chunk
+from t2ibench.datasets.image_files import ImageFile, ImageFiles
 from t2ibench.datasets.store import prepare
 
 
@@ -95,3 +100,72 @@ def test_the_report_is_json() -> None:
     assert content["leaks"] == ["1 image is in both train and test, such as train-0 and test-0"]
     assert content["splits"]["test"]["images"] == 1
     assert content["pairs"][0]["same_captions"] == 1
+
+
+def photograph(seed: int, side: int = 200) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def pictures(folder: Path, splits: Mapping[str, Mapping[str, Image.Image]], **about: Any) -> ImageFiles:
+    """Return a source of pictures saved as PNG, or as JPEG of quality 50 where the name says so; a label each."""
+    folder.mkdir()
+    files = {}
+    for split, drawn in splits.items():
+        for name, image in drawn.items():
+            image.save(folder / name, quality=50)
+        files[split] = [
+            ImageFile(name=name, path=folder / name, captions=("a picture",), label=number)
+            for number, name in enumerate(drawn)
+        ]
+    return ImageFiles("pictures", files, class_names=("cat", "dog", "owl"), **about)
+
+
+def test_near_duplicates_within_and_between_splits(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "pictures", {
+        "train": {"a.png": photograph(0), "b.png": photograph(1), "b2.jpg": photograph(1)},
+        "test": {"c.png": photograph(2), "a2.jpg": photograph(0, 140)},
+    })  # fmt: skip
+    report = check({split: prepare(source, split, 64) for split in source.splits})
+    assert report.splits["train"].near_duplicates == (("b.png", "b2.jpg"),)
+    assert report.splits["test"].near_duplicates == ()
+    assert report.pairs[0].near_duplicates == (("a.png", "a2.jpg"),) and report.pairs[0].same_images == ()
+    assert report.leaks == ["1 pair of near-duplicates between train and test, such as a.png and a2.jpg"]
+
+
+def test_classes_of_zero_shot_splits_must_differ(tmp_path: Path) -> None:
+    drawn = {"train": {"a.png": photograph(0), "b.png": photograph(1)}, "test": {"c.png": photograph(2)}}
+    leaking = pictures(tmp_path / "pictures", drawn, zero_shot=True, expected={"train": 9})
+    report = check({split: prepare(leaking, split, 16) for split in leaking.splits})
+    assert report.pairs[0].same_classes == ("cat",)
+    assert report.leaks == ["1 class is in both train and test, which should share none, such as cat"]
+    assert "train: 2 images of 9 published" in report.to_text()
+    usual = ImageFiles("usual", leaking.files, class_names=leaking.class_names)
+    assert check({split: prepare(usual, split, 16) for split in usual.splits}).leaks == []
+
+
+def test_flat_and_grey_images_are_noted_and_what_was_skipped() -> None:
+    source = Levels(train=[(1, []), (2, [])])
+    report = check({"train": prepare(source, "train", 16)}, skipped={"train": 7})
+    assert report.splits["train"].flat == ("train-0", "train-1") and report.splits["train"].grey == 2
+    assert "7 samples without an image or without a caption were left out" in report.to_text()
+
+
+def test_every_unreadable_image_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for number in range(8):
+        photograph(number).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text("a picture")
+    for number in (2, 5):
+        (root / f"{number}.png").write_bytes((root / f"{number}.png").read_bytes()[:90])
+    monkeypatch.setattr(sys, "argv", ["t2ibench", "data", "check", "imagefolder", "--root", str(root), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert stop.value.code == 2 and sum(split["images"] for split in report["splits"].values()) == 6
+    assert [Path(line.split(": ")[0]).name for line in sorted(report["unreadable"])] == ["2.png", "5.png"]
+    assert said.err.splitlines()[-1].startswith("error: 2 unreadable images, the first is ")
