@@ -106,6 +106,10 @@ class EmojiPictures(ABC):
         duplicates = set(read_json(path))
         return divide(picture for picture in drawn if picture.id not in duplicates)
 
+    def look_alikes(self, pictures: Sequence[Picture]) -> set[tuple[int, int]]:
+        """Return the pairs (i < j) of pictures that look the same."""
+        return similar(np.stack(list(self.render(pictures, 32))))
+
     def duplicates(self, pictures: Sequence[Picture]) -> list[str]:
         """Return the ids of pictures that look like another one that stays.
 
@@ -113,9 +117,8 @@ class EmojiPictures(ABC):
         with the shortest name (Norway, not Bouvet Island).
         """
         order = sorted(pictures, key=lambda p: (p.emoji.gender != "person", len(p.emoji.name), p.id))
-        pairs = similar(np.stack(list(self.render(order, 32))))
         dropped: set[int] = set()
-        for first, second in sorted(pairs):
+        for first, second in sorted(self.look_alikes(order)):
             if first not in dropped:
                 dropped.add(second)
         return sorted(order[index].id for index in dropped)

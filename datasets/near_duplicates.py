@@ -34,7 +34,9 @@ BRIGHTNESS = 0.06
 TOLERANCE = 9.0
 """Grey levels by which a cell may differ when the images lie over each other."""
 DIFFERENCE = 0.2
-"""The part of the contrast that the difference may be."""
+"""The part of the contrast that the difference may be, when the images lie over each other."""
+UNALIGNED_DIFFERENCE = 0.75
+"""The same before they do."""
 GATHERED = 0.65
 """The part of the squared difference in the worst 2 % of the fine cells that makes it one of content."""
 VISIBLE = 20.0
@@ -80,7 +82,8 @@ def candidates(prints: NDArray[np.float16]) -> Pairs:
     points = points - points.mean(0)
     points = points @ torch.linalg.eigh(points.T @ points).eigenvectors
     found = [pairs for leaf in _leaves(points, torch.arange(len(points))) for pairs in _near(points[leaf], leaf)]
-    return np.unique(np.concatenate([np.zeros((0, 2), np.int64), *found]), axis=0)
+    codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(first * len(points) + second for first, second in found)])
+    return np.stack(np.divmod(codes.unique().numpy(), max(len(points), 1)), 1)
 
 
 def _leaves(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -102,8 +105,8 @@ def _leaves(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[torch.Tenso
     yield from _leaves(points, numbers[above[:, axis]])
 
 
-def _near(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[Pairs]:
-    """Yield the pairs of numbers of points within `RADIUS`, for each point the `NEAREST` of the later ones."""
+def _near(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield numbers of points within `RADIUS` of each other, for each point the `NEAREST` of the later ones."""
     half_squares = points.square().sum(1, keepdim=True) / 2
     ones = torch.ones_like(half_squares)
     # The products of these rows are minus half the squared distances: one product of matrices and nothing after it.
@@ -115,16 +118,20 @@ def _near(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[Pairs]:
             nearness.masked_fill_(~near, -torch.inf)
             nearest = nearness.topk(min(NEAREST, nearness.shape[1])).indices
             near &= torch.zeros_like(near).scatter_(1, nearest, True)
-        pairs: Pairs = numbers[near.nonzero() + start].numpy()
-        yield np.sort(pairs, axis=1)
+        first, second = near.nonzero().T + start
+        yield numbers[first], numbers[second]
 
 
 def plausible(first: NDArray[np.float16], second: NDArray[np.float16]) -> NDArray[np.bool_]:
-    """Return, bool [P], which fingerprints differ in no cell by more than a crop lets in from the cells beside it."""
+    """Return, bool [P], which fingerprints may be of one picture: cheap, and strict only where a crop cannot matter.
+
+    No cell may differ by more than a crop lets in from the cells beside it, nor all by much of the contrast.
+    """
     one, other = first.astype(np.float32), second.astype(np.float32)
     beside = np.maximum(_largest_beside(one) + _largest_beside(-one), _largest_beside(other) + _largest_beside(-other))
     allowed = TOLERANCE + BRIGHTNESS * np.abs(one) + 2 * CROP * CELLS * beside
-    result: NDArray[np.bool_] = (np.abs(one - other) <= allowed).all((1, 2, 3))
+    alike = _contrast(one - other) <= UNALIGNED_DIFFERENCE * np.minimum(_contrast(one), _contrast(other))
+    result: NDArray[np.bool_] = alike & (np.abs(one - other) <= allowed).all((1, 2, 3))
     return result
 
 

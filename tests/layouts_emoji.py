@@ -22,6 +22,8 @@ EMOJIS: list[dict[str, Any]] = [
     {"hexcode": "1F1EB-1F1F7", "label": "flag: France", "group": 9, "tags": ["FR", "flag"], "version": 2},
 ]
 """What every artist draws; the judges below only some."""
+RIMS = ("#000", "#888", "#f80", "#0ff", "#f0f", "#8f0", "#fa9", "#44f", "#084", "#aab")
+"""Each artist's rim of the discs."""
 COLOR_OF = dict(zip([row["hexcode"] for row in EMOJIS], [*COLORS][:5] + ["gold", "teal", "navy"], strict=True))
 JUDGES = {"1F9D1": "judge", "1F468": "man judge", "1F469": "woman judge"}
 VERSIONS = {
@@ -43,7 +45,7 @@ def emoji_full(root: Path) -> Path:
     (folder / "assets").mkdir()
     for row in EMOJIS:
         image = Image.new("RGBA", (64, 64))
-        ImageDraw.Draw(image).ellipse((10, 10, 54, 54), fill=COLORS[COLOR_OF[row["hexcode"]]], outline="gray", width=9)
+        ImageDraw.Draw(image).ellipse((10, 10, 54, 54), fill=COLORS[COLOR_OF[row["hexcode"]]], outline=RIMS[9], width=9)
         image.save(folder / "assets" / f"{row['hexcode'].lower()}-fe0f.webp", lossless=True)
     (folder / "assets" / "unknown-name.webp").write_bytes(b"not looked at")
     return root
@@ -79,18 +81,18 @@ def _emojibase() -> list[dict[str, Any]]:
 
 
 def _icons(package: str, number: int) -> dict[str, Any]:
-    """Return icons.json; every artist draws the discs with a rim of another width, and the coded ones judges too."""
-    rim = 4 + 3 * number
+    """Return icons.json; every artist draws the discs with a rim of another colour, and the coded ones judges too."""
+    rim = RIMS[number]
     icons: dict[str, Any] = {_name(package, row): {"body": _disc(COLOR_OF[row["hexcode"]], rim)} for row in EMOJIS}
     if package in WITH_CODE_POINTS:
         for height, label in enumerate(JUDGES.values()):
-            icons[label.replace(" ", "-")] = {"body": _disc("brown", rim, 40 + 5 * height)}
-            icons[f"{label.replace(' ', '-')}-dark-skin-tone"] = {"body": _disc("navy", rim, 40 + 5 * height)}
+            icons[label.replace(" ", "-")] = {"body": _disc("brown", rim, 30 + 9 * height)}
+            icons[f"{label.replace(' ', '-')}-dark-skin-tone"] = {"body": _disc("navy", rim, 30 + 9 * height)}
         icons["outdated"] = {"body": _disc("brown", rim), "hidden": True}
     icons["letter-a"] = {"body": _disc("brown", rim)}
     aliases = {"crimson-circle": {"parent": "red-circle"}} if package == "noto" else {}
     if package == "streamline-emojis":
-        icons["red-circle-2"] = {"body": _disc("red", rim + 1)}
+        icons["red-circle-2"] = {"body": _disc("red", "#dd0")}
     if package == "fxemoji":  # one that is drawn twice as tall as wide
         icons["largeredcircle"] |= {"width": 64, "body": _disc("red", rim).replace('cx="64"', 'cx="32" ')}
     return {"prefix": package, "icons": icons, "aliases": aliases, "width": 128, "height": 128}
@@ -118,10 +120,10 @@ def _name(package: str, row: dict[str, Any]) -> str:
     return ways.get(package, {}).get(label, label)
 
 
-def _disc(color: str, rim: int, radius: int = 56) -> str:
+def _disc(color: str, rim: str, radius: int = 52) -> str:
     fill = f'<linearGradient id="a"><stop stop-color="{COLORS[color]}"/></linearGradient>'
     return (
-        f'<defs>{fill}</defs><circle cx="64" cy="64" r="{radius}" fill="url(#a)" stroke="#888" stroke-width="{rim}"/>'
+        f'<defs>{fill}</defs><circle cx="64" cy="64" r="{radius}" fill="url(#a)" stroke="{rim}" stroke-width="20"/>'
     )
 
 
