@@ -127,7 +127,7 @@ def data_prepare(name: DataName, root: Root = None, size: Sizes = "64", as_json:
 def data_check(name: DataName, root: Root = None, size: Size = 64, as_json: Json = False) -> None:
     """Look for leaks between splits, duplicates, unreadable images; exit code 1 when splits leak, 2 after bad input."""
     from .datasets.audit import check
-    from .datasets.captioned import Salvageable
+    from .datasets.captioned import Salvageable, Skipping
 
     source, unreadable = plugins.find_dataset(name)(root), list[str]()
     try:
@@ -136,18 +136,18 @@ def data_check(name: DataName, root: Root = None, size: Size = 64, as_json: Json
         if not isinstance(source, Salvageable):
             raise
         sound, unreadable = source.salvaged()
-        if not unreadable:
+        if not unreadable or not sound.splits:
             raise
         stores = _prepared(sound, size)
-    report = check(stores, unreadable, getattr(source, "skipped", None))
+    report = check(stores, unreadable, source.skipped if isinstance(source, Skipping) else {})
+    error = f"{len(unreadable)} unreadable images, the first is {unreadable[0]}" if unreadable else ""
     if as_json:
-        _print_json(report.to_json())
+        _print_json(report.to_json() | ({"error": error} if error else {}))
     else:
         typer.echo(report.to_text())
-    if unreadable:
-        typer.echo(f"error: {len(unreadable)} unreadable images, the first is {unreadable[0]}", err=True)
-        raise typer.Exit(2)
-    raise typer.Exit(1 if report.leaks else 0)
+        if error:
+            typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(1 if report.leaks else 2 if error else 0)
 
 
 @app.command(epilog=examples(

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ class Report:
 
 
 def check(
-    stores: Mapping[str, Store], unreadable: Sequence[str] = (), skipped: Mapping[str, int] | None = None
+    stores: Mapping[str, Store], unreadable: Sequence[str] = (), skipped: Mapping[str, int] = MappingProxyType({})
 ) -> Report:
     """Return the audit of prepared splits, given by name at one size.
 
@@ -116,7 +117,7 @@ def check(
     texts = {split: {text for i in range(len(store)) for text in store.captions(i)} for split, store in stores.items()}
     splits = {
         split: SplitReport(
-            images=len(store), published=store.expected, skipped=(skipped or {}).get(split, 0),
+            images=len(store), published=store.expected, skipped=skipped.get(split, 0),
             captions=caption_statistics(store.captions(index) for index in range(len(store))),
             duplicates=tuple(tuple(ids) for ids in looks[split].ids_of.values() if len(ids) > 1),
             near_duplicates=near[split, split], flat=looks[split].flat, grey=looks[split].grey,
@@ -211,7 +212,7 @@ def _split_lines(name: str, split: SplitReport) -> Iterator[str]:
     scripts = ", ".join(f"{script} {count:,}" for script, count in said.scripts.items()) or "none"
     yield f"  captions by the script of their letters: {scripts}; vocabulary {said.vocabulary:,} words"
     if split.skipped:
-        yield f"  {split.skipped:,} samples without an image or without a caption were left out"
+        yield f"  {split.skipped:,} samples without an image, or captions without one, were left out"
     if split.grey:
         yield f"  {split.grey:,} images without colour"
     problems = {

@@ -113,3 +113,11 @@ class Salvageable(Protocol):
     def salvaged(self) -> tuple[Source, list[str]]:
         """Return the source without its unreadable images, and one line on each of those."""
         ...
+
+
+@runtime_checkable
+class Skipping(Protocol):
+    """A `Source` that leaves out what is no captioned image, such as the dead links of a crawl."""
+
+    skipped: Mapping[str, int]
+    """How many samples each split left out."""

@@ -72,7 +72,8 @@ def _read(name: str, root: Path, crop: Callable[[BirdBox], Box] | None) -> Image
     classes = _classes(own)
     images = _images(own, classes, crop)
     listing = Listing(
-        places=places, archive="cvpr2016_cub", images=images, present=_present(own), classes=classes
+        places=places, archive="cvpr2016_cub", home_page=HOME_PAGE, images=images, present=_present(own),
+        classes=classes,
     )  # fmt: skip
     return ImageFiles(name, captioned_splits(listing), class_names=classes, expected=EXPECTED, zero_shot=True)
 

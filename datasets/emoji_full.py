@@ -71,7 +71,7 @@ Art = Mapping[str, Mapping[str, list[Icon] | list[Path]]]
 
 
 class EmojiFull(EmojiPictures):
-    """The emoji of ten artists as a `Source`. The first use finds duplicates (two minutes) and keeps what it found."""
+    """The emoji of ten artists as a `Source`. The first use finds duplicates (minutes) and keeps what it found."""
 
     name = "emoji-full"
 
@@ -112,8 +112,7 @@ class EmojiFull(EmojiPictures):
         """Return the pairs (i < j) that look the same, near-duplicates too: ten artists draw a square much alike."""
         from .near_duplicates import fingerprints, near_duplicates
 
-        large = np.stack(list(self.render(pictures, 64)))
-        small = large.reshape(-1, 3, 32, 2, 32, 2).mean((3, 5), dtype=np.float32).astype(np.uint8)
+        small, large = (np.stack(list(self.render(pictures, side))) for side in (32, 64))
         pairs = similar(small)
         for thumbnails in (small, large):
             prints = [fingerprints(thumbnails[at : at + 512]) for at in range(0, len(thumbnails), 512)]

@@ -14,7 +14,12 @@ from . import images
 from .captioned import Chunk
 from .decoding import in_order
 
-CHUNK_SIZE = 256
+CHUNK_BYTES = 32 << 20
+
+
+def chunk_size(image_size: int) -> int:
+    """Return how many images of a side make a chunk, so that memory stays flat."""
+    return max(1, min(256, CHUNK_BYTES // (3 * image_size**2)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +71,8 @@ class ImageFiles:
 
     def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split in the order of its list; raise UserError at the first bad image."""
-        files = self.files[split]
-        parts = (files[at : at + CHUNK_SIZE] for at in range(start, len(files), CHUNK_SIZE))
+        files, size = self.files[split], chunk_size(image_size)
+        parts = (files[at : at + size] for at in range(start, len(files), size))
         for part, pixels in in_order(lambda file: images.decode(file.path, image_size, file.box), parts):
             yield _chunk(part, pixels)
 

@@ -152,11 +152,13 @@ def _from_row(root: Path, folder: Path, row: dict[str, Any], where: str) -> Capt
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{where}: `text` must be a caption or a list of captions, got {short(repr(text))}")
     label = row.get("label")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
+        raise UserError(f"{where}: `label` must be a whole number or text, got {short(repr(label))}")
     return CaptionedFile(
         name=relative_name(root, path, where),
         path=path,
         captions=tuple(checked_caption(caption, where) for caption in captions),
-        label=label if isinstance(label, int | str) and not isinstance(label, bool) else None,
+        label=label,
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +19,16 @@ VERSION = 1
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
 
+MAX_PIXELS = 64 << 20
+LARGE_PIXELS = 16 << 20
+"""Images with more are decoded one at a time, so that some of them together do not fill the memory."""
+
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, right and bottom outside."""
 
 # warnings.catch_warnings changes the process's filters, so only one thread at a time may be inside.
 _opening = threading.Lock()
+_large = threading.Lock()
 
 
 def decode(file: Path | BinaryIO, image_size: int, box: Box | None = None) -> NDArray[np.uint8]:
@@ -30,12 +36,14 @@ def decode(file: Path | BinaryIO, image_size: int, box: Box | None = None) -> ND
 
     Any mode is taken (grey of 1, 8 and 16 bits, palette, CMYK), transparent parts go on white, EXIF
     orientation is applied, and of an animation the first frame counts. Raises UserError naming the file
-    when it is empty, truncated, no image of the known `FORMATS`, over Pillow's limit of pixels, or when
-    nothing of it lies in the box; a box that reaches over the edges is clipped.
+    when it is empty, truncated, no image of the known `FORMATS`, of more than `MAX_PIXELS`, or when nothing
+    of it lies in the box; a box that reaches over the edges is clipped.
     """
     name = str(file if isinstance(file, Path) else getattr(file, "name", "image"))
+    if isinstance(file, Path) and not file.is_file():
+        raise UserError(f"{name}: {'is not a file' if file.exists() else 'no such file'}")
     try:
-        with _open(file) as image:
+        with _open(file) as image, _large if _pixels(image) > LARGE_PIXELS else nullcontext():
             image.load()
             return to_square(image, image_size, box)
     except Image.DecompressionBombError as error:
@@ -83,6 +91,13 @@ def _open(file: Path | BinaryIO) -> Image.Image:
             return Image.open(file, formats=FORMATS)
         except Image.DecompressionBombWarning as error:
             raise Image.DecompressionBombError(str(error)) from error
+
+
+def _pixels(image: Image.Image) -> int:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,}, at most {MAX_PIXELS:,} in all")
+    return pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:

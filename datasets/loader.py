@@ -21,7 +21,9 @@ from .captioned import Batch, CaptionedDataset
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
 """`crop`: a random square of 64/76 of the side, as in the GANs since Reed et al. 2016; `flip`: half are mirrored."""
 
-SIDED = re.compile(r"\b(left|right|leftwards?|rightwards?|(anti|counter)?-?clockwise)\b", re.IGNORECASE)
+SIDED = re.compile(
+    r"(?<![^\W_])((left|right)(most|wards?|-?hand(ed)?)?|(anti|counter)?-?clockwise)(?![^\W_])", re.IGNORECASE
+)
 """A caption that would be false of the mirrored image."""
 
 
@@ -45,10 +47,10 @@ class Loader:
             raise UserError(f"batch_size {batch_size}: cannot be shared evenly by {processes} processes")
         self.data, self.batch_size, self.seed, self.name = data, batch_size, seed, name
         self.crops, self.flips = augmentation.startswith("crop"), augmentation.endswith("flip")
-        if self.crops and min([data.image_size, *data.batch([0]).smaller]) % 19:
+        if self.crops and any(side % 19 for side in (data.image_size, *data.batch([0]).smaller)):
             raise UserError(f"augmentation {augmentation}: {data.name} must be prepared at `stored_size`")
         self.part = slice(rank * batch_size // processes, (rank + 1) * batch_size // processes)
-        self._epoch, self._permutation = -1, np.zeros(0, np.int64)
+        self._epoch = -1, np.zeros(0, np.int64)
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return int64 [batch_size], the images of a step: epoch after epoch, each in an order of its own.
@@ -84,11 +86,11 @@ class Loader:
             yield following.result()
 
     def _of_epoch(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            self._epoch = epoch
+        # One assignment: `batches` makes the next batch in another thread.
+        if epoch != self._epoch[0]:
             order = seed_of(self.seed, "order", self.name)
-            self._permutation = np.random.default_rng([order, epoch]).permutation(len(self.data))
-        return self._permutation
+            self._epoch = epoch, np.random.default_rng([order, epoch]).permutation(len(self.data))
+        return self._epoch[1]
 
     def _augmented(self, batch: Batch, chances: NDArray[np.float64]) -> Batch:
         """Return the batch cropped and flipped by `chances` [3, N] in [0, 1), alike at all sides."""

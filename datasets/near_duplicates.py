@@ -2,11 +2,18 @@
 
 Every image is reduced to a fingerprint, its means over 12 x 12 cells, brightness whole and colour halved, as a JPEG
 keeps them. Images with near fingerprints are laid over each other and compared: see `same_picture`. A hash of 64
-bits would be smaller, but drawings are symmetric and have few shades: in them a crop of 2 % flips a quarter of the
-bits of a DCT hash, as many as separate two drawings.
+bits would be smaller, but drawings are symmetric and have few shades: in one of ten a crop of 2 % flips a quarter
+of the bits of a DCT hash, and two drawings may differ in eight.
+
+Measured on 192 parts of photographs and 300 emoji at 64 px, found again were: JPEG of quality 50 of the original
+97 and 100 %, of the 64 px themselves 97 %, resized by way of 48 px 97 and 100 %, 5 % brighter or darker 97 and
+99 %, cropped by 2 % in the middle or at a corner 91 to 94 and 94 to 97 % (the missing photographs are nearly flat).
+At 32 px the last are 86 to 92 and 48 to 80 %. Of 26,000 drawn scenes, 183 pairs were found, all of which agree in
+background, shapes, colours, sizes and textures, and in their places to a pixel.
 """
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +57,7 @@ _WHOLE = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
 
 
 def fingerprints(images: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Return the means over cells of images uint8 [N, 3, S, S]: float16 [N, 3, 12, 12], brightness and two of colour."""
+    """Return the means over cells of images uint8 [N, 3, S, S]: float16 [N, 3, 12, 12], brightness and colour."""
     return _cells(images, _WHOLE[None], CELLS).astype(np.float16)
 
 
@@ -60,11 +67,11 @@ def near_duplicates(
     """Return the pairs of images that show the same picture, in order.
 
     `prints` are the fingerprints of all images; `images` returns those of some numbers as uint8 [K, 3, S, S].
-    Images that are nearly flat are left out. No table of all pairs is made: time grows a little faster than the
-    number of images, memory with it.
+    Images that are nearly flat are left out. No table of all pairs is made: 20,000 photographs take 2 seconds on
+    one core, 100,000 take 60.
     """
     busy = np.flatnonzero(_contrast(prints) >= FLAT)
-    pairs = busy[candidates(prints[busy])] if len(busy) > 1 else np.zeros((0, 2), np.int64)
+    pairs = busy[candidates(prints[busy])]
     pairs = _kept(pairs, 4096, lambda some: plausible(prints[some[:, 0]], prints[some[:, 1]]))
     return _kept(pairs, AT_ONCE, lambda some: same_picture(images(some[:, 0]), images(some[:, 1])))
 
@@ -76,6 +83,8 @@ def _kept(pairs: Pairs, at_once: int, test: Callable[[Pairs], NDArray[np.bool_]]
 
 def candidates(prints: NDArray[np.float16]) -> Pairs:
     """Return the pairs of fingerprints that, at half their resolution, are within `RADIUS`."""
+    if len(prints) < 2:
+        return np.zeros((0, 2), np.int64)
     bright = prints[:, 0].reshape(-1, 6, 2, 6, 2).mean((2, 4), dtype=np.float32).reshape(len(prints), -1) / 6
     colour = prints[:, 1:].reshape(-1, 2, 3, 4, 3, 4).mean((3, 5), dtype=np.float32).reshape(len(prints), -1) / 3
     points = torch.from_numpy(np.concatenate([bright, colour], 1))
@@ -83,7 +92,7 @@ def candidates(prints: NDArray[np.float16]) -> Pairs:
     points = points @ torch.linalg.eigh(points.T @ points).eigenvectors
     found = [pairs for leaf in _leaves(points, torch.arange(len(points))) for pairs in _near(points[leaf], leaf)]
     codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(first * len(points) + second for first, second in found)])
-    return np.stack(np.divmod(codes.unique().numpy(), max(len(points), 1)), 1)
+    return np.stack(np.divmod(torch.unique(codes).numpy(), len(points)), 1)
 
 
 def _leaves(points: torch.Tensor, numbers: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -128,10 +137,12 @@ def plausible(first: NDArray[np.float16], second: NDArray[np.float16]) -> NDArra
     No cell may differ by more than a crop lets in from the cells beside it, nor all by much of the contrast.
     """
     one, other = first.astype(np.float32), second.astype(np.float32)
+    contrast = np.minimum(_contrast(one), _contrast(other))
+    result: NDArray[np.bool_] = _contrast(one - other) <= UNALIGNED_DIFFERENCE * contrast
+    one, other = one[result], other[result]
     beside = np.maximum(_largest_beside(one) + _largest_beside(-one), _largest_beside(other) + _largest_beside(-other))
     allowed = TOLERANCE + BRIGHTNESS * np.abs(one) + 2 * CROP * CELLS * beside
-    alike = _contrast(one - other) <= UNALIGNED_DIFFERENCE * np.minimum(_contrast(one), _contrast(other))
-    result: NDArray[np.bool_] = alike & (np.abs(one - other) <= allowed).all((1, 2, 3))
+    result[result] = (np.abs(one - other) <= allowed).all((1, 2, 3))
     return result
 
 
@@ -180,15 +191,13 @@ def same_picture(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray
 def _overlaid(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Overlay:
     """Return how the images lie over each other best, found by least squares on their cells, step by step."""
     spans = np.tile(_WHOLE, (len(first), 1, 1))
-    best: Overlay | None = None
+    overlays = []
     for _ in range(STEPS + 1):
         one, other = _common(spans)
         a, b = _cells(first, one, CELLS), _cells(second, other, CELLS)
-        overlay = _compared(a, b, one, other)
-        best = overlay if best is None else _better(best, overlay)
+        overlays.append(_compared(a, b, one, other))
         spans = _moved(_step(a, b), one, other)
-    assert best is not None
-    return best
+    return reduce(_better, overlays)
 
 
 def _compared(a: Floats, b: Floats, first: Floats, second: Floats) -> Overlay:
@@ -205,7 +214,7 @@ def _better(one: Overlay, other: Overlay) -> Overlay:
 
 
 def _common(spans: Floats) -> tuple[Floats, Floats]:
-    """Return the parts that both show, where `spans` [P, 2, 2] of the first images fill the second; they may reach out."""
+    """Return the parts that both show, where `spans` [P, 2, 2] of the first images, maybe beyond, fill the second."""
     start, size = spans[..., :1], spans[..., 1:] - spans[..., :1]
     second = np.concatenate([np.maximum(0, -start / size), np.minimum(1, (1 - start) / size)], -1)
     return start + size * second, second

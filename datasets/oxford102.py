@@ -115,7 +115,9 @@ def _listing(root: Path) -> Listing:
         for number in sorted(classes)
     ]  # fmt: skip
     folders = [f"class_{number:05}" for number in range(1, NUM_CLASSES + 1)]
-    return Listing(places=places, archive="cvpr2016_flowers", images=images, present=present, classes=folders)
+    return Listing(
+        places=places, archive="cvpr2016_flowers", home_page=HOME_PAGE, images=images, present=present, classes=folders
+    )  # fmt: skip
 
 
 def _locate(root: Path) -> Places:

@@ -8,6 +8,7 @@ instructions that plain data needs, looks nothing up, calls nothing, and never m
 import codecs
 import math
 import pickletools
+import re
 import struct
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -196,6 +197,9 @@ class _Machine:
         text = self.line()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
             raise Refused("a string without quotes")
+        # What Python 2 writes; others make the decoder warn.
+        if not re.fullmatch(rb"(?:[^\\]|\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}))*", text[1:-1]):
+            raise Refused("a string with unknown escapes")
         return codecs.escape_decode(text[1:-1])[0]
 
     def push(self, value: object) -> None:

@@ -68,6 +68,8 @@ class Listing:
     places: Places
     archive: str
     """What Reed's archive of captions and class lists is called."""
+    home_page: str
+    """The name of the data set and where its publisher offers the images."""
     images: Sequence[ListedImage]
     present: Set[str]
     """The names of the image files that are there."""
@@ -190,15 +192,19 @@ def _check_images(listing: Listing, splits: Mapping[str, _Split]) -> None:
         if image.name in names:
             raise UserError(f"{test.source}: {image.name} is in the train split too, by {train.source}")
     for split in splits.values():
-        for image in split.images:
-            if image.name not in listing.present:
-                raise UserError(f"{image.path}: no such image, but it is in the split of {split.source}")
+        if missing := [image for image in split.images if image.name not in listing.present]:
+            others = f" and {len(missing) - 1:,} more are" if len(missing) > 1 else " is"
+            place = f"{missing[0].path}: no such image, but it{others} in the split of {split.source}"
+            raise UserError(f"{place}; they come with {listing.home_page}")
 
 
 def _read_captions(listing: Listing, splits: Mapping[str, _Split]) -> dict[str, list[Captions]]:
     places = listing.places
     offered = f"{HOME_PAGE} ({listing.archive}, to be unpacked)"
-    source = places.need("captions are", offered, "text_c10", "text", "captions.pickle")
+    # Text before the pickle, wherever it lies: the words of the pickle have lost their punctuation.
+    source = places.find("text_c10", "text") or places.need(
+        "captions are", offered, "text_c10", "text", "captions.pickle"
+    )
     if source.name != "captions.pickle":
         _check_caption_files(listing, splits, source)
         return {
@@ -223,7 +229,8 @@ def _check_caption_files(listing: Listing, splits: Mapping[str, _Split], folder:
         raise UserError(f"{folder / unknown[0]}.txt: captions of an image that the data set does not list")
     for split, (images, *_) in splits.items():
         if missing := sorted({image.text for image in images}.difference(there)):
-            raise UserError(f"{folder / missing[0]}.txt: no such file; captions of {len(missing)} {split} images miss")
+            lost = f"captions of {len(missing):,} {split} images are missing"
+            raise UserError(f"{folder / missing[0]}.txt: no such file; {lost}, they come with {HOME_PAGE}")
 
 
 def _check_order(path: Path, split: str, listed: Path, ordered: bool) -> None:

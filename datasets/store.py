@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -154,8 +155,8 @@ def prepare(
 ) -> Store:
     """Return the split as a store, decoding it now unless it was prepared before.
 
-    The images are squares of `image_size`, and of each of the `smaller` sides, which divide it: means of whole
-    blocks of its pixels, so all from one decode. `progress` is called with the number of images done. What an
+    The images are squares of `image_size`, and of each of the `smaller` sides, each dividing the next: means of
+    whole blocks of its pixels, so all from one decode. `progress` is called with the number of images done. What an
     interrupted call wrote lies beside in a folder `.partial`, with which the next call goes on.
     """
     folder = store_path(source, split, image_size, smaller)
@@ -164,6 +165,8 @@ def prepare(
         with _alone(partial):
             if not (folder / "manifest.json").exists():
                 _fill(partial, source, split, _sides(image_size, smaller), progress)
+                # A folder without its manifest is none of ours, and no store.
+                shutil.rmtree(folder, ignore_errors=True)
                 os.rename(partial, folder)
                 (folder / JOURNAL).unlink()
     return Store(folder)
@@ -171,8 +174,9 @@ def prepare(
 
 def _sides(image_size: int, smaller: Sequence[int]) -> list[int]:
     sides = sorted({image_size, *smaller}, reverse=True)
-    if wrong := [side for side in sides if side < 1 or image_size % side]:
-        raise UserError(f"side {wrong[0]}: the smaller sides must divide the largest, {image_size}, without a rest")
+    for larger, side in pairwise(sides):
+        if side < 1 or larger % side:
+            raise UserError(f"side {side}: must divide the next larger, {larger}, without a rest")
     return sides
 
 
@@ -192,6 +196,9 @@ class _Growing:
         folder.mkdir(exist_ok=True)
         self.journal = folder / JOURNAL
         kept: dict[str, Any] = read_json(self.journal) if self.journal.exists() else {"images": 0, "bytes": {}}
+        if any(not (folder / name).exists() or (folder / name).stat().st_size < kept["bytes"][name]
+               for name in kept["bytes"]):  # fmt: skip
+            kept = {"images": 0, "bytes": {}}
         self.images: int = kept["images"]
         self.files: dict[str, BinaryIO] = {}
         for name in names:
@@ -267,13 +274,17 @@ def _append(growing: _Growing, chunk: Chunk, sides: list[int]) -> None:
     files["ids.jsonl"].write(b"".join(json.dumps(name).encode() + b"\n" for name in chunk.ids))
     files["scenes.jsonl"].write(b"".join(json.dumps(scene).encode() + b"\n" for scene in chunk.scenes))
     if chunk.embeddings is not None:
-        files["embeddings.bin"].write(np.ascontiguousarray(chunk.embeddings, np.float32).tobytes())
+        files["embeddings.bin"].write(chunk.embeddings.tobytes())
     files["digests.bin"].write(b"".join(_image_digests(chunk, pixels, counts)))
     growing.images += len(chunk.ids)
 
 
 def _refuse_gaps(growing: _Growing, chunk: Chunk, source: Source) -> None:
-    """Raise UserError where some captions have an embedding and some have none: which is whose would be lost."""
+    """Raise UserError where some images have what others have not: which is whose would be lost."""
+    for name, rows in (("labels.bin", chunk.labels), ("scenes.jsonl", chunk.scenes)):
+        if growing.images and bool(rows) != bool(growing.files[name].tell()):
+            what = name.partition(".")[0]
+            raise UserError(f"{source.name}: all images must have {what}, or none; {chunk.ids[0]} begins to differ")
     before, floats = growing.files["caption_ends.bin"].tell() // 8, growing.files["embeddings.bin"].tell() // 4
     width = 0 if chunk.embeddings is None else chunk.embeddings.shape[1]
     if before and any(chunk.captions) and before * width != floats:
@@ -321,10 +332,11 @@ def _checked(chunk: Chunk, source: Source, side: int) -> Chunk:
         wrong = next(label for label in chunk.labels if not 0 <= label < len(source.class_names))
         raise UserError(f"{source.name}: the label {wrong} is none of the {len(source.class_names)} classes")
     if chunk.embeddings is not None:
-        captions = sum(map(len, chunk.captions))
-        if chunk.embeddings.ndim != 2 or len(chunk.embeddings) != captions or not np.isfinite(chunk.embeddings).all():
-            got = f"{chunk.embeddings.dtype} {list(chunk.embeddings.shape)}"
-            raise UserError(f"{source.name}: expected finite embeddings [{captions}, D] of the captions, got {got}")
+        given, captions = chunk.embeddings, sum(map(len, chunk.captions))
+        plain = given.dtype == np.float32 and given.ndim == 2 and len(given) == captions
+        if not plain or not np.isfinite(given).all():
+            got = f"{given.dtype} {list(given.shape)}{' with NaN or infinity' if plain else ''}"
+            raise UserError(f"{source.name}: expected finite embeddings float32 [{captions}, D], got {got}")
     return chunk
 
 

@@ -84,7 +84,9 @@ def _header(file: BinaryIO, at: int) -> _Header | None:
     if len(block) < BLOCK:
         raise UserError(f"{file.name}: the archive is cut off, its end is missing; write or download it again")
     if block == ZEROS:
-        if any(file.read(BLOCK)):
+        while not any(rest := file.read(1 << 20)) and rest:
+            pass
+        if rest:
             raise UserError(f"{file.name}: something follows the end of the archive, at byte {at + BLOCK:,}")
         return None
     if sum(block) - sum(block[148:156]) + 8 * ord(" ") != _octal(block[148:156]):

@@ -26,6 +26,8 @@ def opened_root(name: str, root: Path | None) -> Path:
 def read_text(root: Path, path: Path) -> str:
     """Return a UTF-8 file's text; raise UserError naming the line that is not, or a link that leaves `root`."""
     relative_name(root, path, str(path))
+    if not path.is_file():
+        raise UserError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from ..files import cache_folder, digest_of, whole_folder
 from . import images
 from .captioned import Chunk
 from .decoding import in_order
-from .image_files import CHUNK_SIZE, place_of
+from .image_files import chunk_size, place_of
 from .imagefolder import SPLIT_NAMES
 from .publishers import folders_in
 from .tar_samples import samples
@@ -112,7 +112,8 @@ class WebDataset:
 
     def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split in the order of its shards; raise UserError at the first bad image."""
-        for rows, pixels in in_order(lambda row: self._index.decode(row, image_size), self._parts(split, start)):
+        parts = self._parts(split, start, chunk_size(image_size))
+        for rows, pixels in in_order(lambda row: self._index.decode(row, image_size), parts):
             texts = [self._index.key_and_captions(row) for row in rows]
             yield Chunk(
                 images=np.stack(pixels), captions=[captions for _, captions in texts], ids=[key for key, _ in texts]
@@ -123,15 +124,15 @@ class WebDataset:
         problems: list[str] = []
         sound: dict[str, NDArray[np.int64]] = {}
         for split in self.splits:
-            found = [found for _, chunk in in_order(self._problem, self._parts(split, 0)) for found in chunk]
+            found = [found for _, chunk in in_order(self._problem, self._parts(split, 0, 256)) for found in chunk]
             problems.extend(filter(None, found))
             sound[split] = self._rows[split][[not problem for problem in found]]
         rows = {split: rows for split, rows in sound.items() if len(rows)}
         return WebDataset(self.name, self._index, rows, self.skipped), problems
 
-    def _parts(self, split: str, start: int) -> Iterator[list[int]]:
+    def _parts(self, split: str, start: int, size: int) -> Iterator[list[int]]:
         rows = self._rows[split]
-        return (rows[at : at + CHUNK_SIZE].tolist() for at in range(start, len(rows), CHUNK_SIZE))
+        return (rows[at : at + size].tolist() for at in range(start, len(rows), size))
 
     def _problem(self, row: int) -> str:
         try:

@@ -148,7 +148,7 @@ def test_flat_and_grey_images_are_noted_and_what_was_skipped() -> None:
     source = Levels(train=[(1, []), (2, [])])
     report = check({"train": prepare(source, "train", 16)}, skipped={"train": 7})
     assert report.splits["train"].flat == ("train-0", "train-1") and report.splits["train"].grey == 2
-    assert "7 samples without an image or without a caption were left out" in report.to_text()
+    assert "7 samples without an image, or captions without one, were left out" in report.to_text()
 
 
 def test_every_unreadable_image_is_named(
@@ -168,4 +168,4 @@ def test_every_unreadable_image_is_named(
     report = json.loads(said.out)
     assert stop.value.code == 2 and sum(split["images"] for split in report["splits"].values()) == 6
     assert [Path(line.split(": ")[0]).name for line in sorted(report["unreadable"])] == ["2.png", "5.png"]
-    assert said.err.splitlines()[-1].startswith("error: 2 unreadable images, the first is ")
+    assert report["error"].startswith("2 unreadable images, the first is ")

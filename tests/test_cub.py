@@ -276,7 +276,7 @@ TEXTS: list[tuple[str, bytes | None, str]] = [
     (f"{REED}testclasses.txt", b"../../x\n", "testclasses.txt, line 1: '../../x' is none of the 5 classes"),
     (f"{REED}testclasses.txt", b"caf\xe9\n", "testclasses.txt, line 1: not UTF-8"),
     (f"{REED}testclasses.txt", None, "the test split of the zero-shot division by classes is missing"),
-    (f"{TEXT}{A[:-4]}.txt", None, f"{A[:-4]}.txt: no such file; captions of 1 test images miss"),
+    (f"{TEXT}{A[:-4]}.txt", None, f"{A[:-4]}.txt: no such file; captions of 1 test images are missing"),
     (f"{TEXT}{A[:-4]}.txt", b"fine\na\x00b\n", f"{A[:-4]}.txt, line 2: control character '\\x00'"),
     (f"{TEXT}{A[:-4]}.txt", b"fine\n\n" + b"x" * 1_000_000, f"{A[:-4]}.txt, line 3: a caption of 1,000,000"),
     (f"{TEXT}{A[:-4]}.txt", b"fine\ncaf\xe9\n", f"{A[:-4]}.txt, line 2: not UTF-8"),
@@ -384,8 +384,8 @@ MISSING = [
     ("cvpr2016_cub/text_c10", ["captions are missing; expected text_c10 or text or captions.pickle", REED_PAGE]),
     ("cvpr2016_cub/trainvalclasses.txt", ["train split", "filenames.pickle or trainvalclasses.txt", REED_PAGE]),
     ("cvpr2016_cub/testclasses.txt", ["test split", "filenames.pickle or testclasses.txt", REED_PAGE]),
-    (f"CUB_200_2011/images/{A}", [f"{A}: no such image, but it is in the split of"]),
-    (f"CUB_200_2011/images/{CLASSES[4]}", [f"{CLASSES[4]}/", "no such image, but it is in the split of"]),
+    (f"CUB_200_2011/images/{A}", [f"{A}: no such image, but it is in the split of", CUB_PAGE]),
+    (f"CUB_200_2011/images/{CLASSES[4]}", [f"{CLASSES[4]}/", "no such image, but it and 3 more are in"]),
 ]
 
 
@@ -405,7 +405,7 @@ def test_no_root_and_no_folder(tmp_path: Path) -> None:
     assert "cub-crop-code: which folder?" in refused(None, open_code_crop)
     assert "no such folder" in refused(tmp_path / "no")
     write(tmp_path / "CUB_200_2011" / "classes.txt" / "x", b"")
-    assert "classes.txt: not readable (Is a directory)" in refused(tmp_path)
+    assert "classes.txt: is not a file" in refused(tmp_path)
 
 
 LINKS = [

@@ -1,6 +1,8 @@
 """Every kind of data from the command line: prepare, check, train a step, score; and hostile data."""
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from layouts_birds import cub, cub_gan, oxford102, oxford102_gan
+from layouts_emoji import emoji_full
 from layouts_scraped import coco, flickr8k, flickr8k_kaggle, flickr30k, flickr30k_kaggle, picture, shards
+from PIL import Image
 
 from t2ibench import cli
 
@@ -72,7 +76,7 @@ LAYOUTS: list[tuple[str, Callable[[Path], Path]]] = [
     ("oxford102", oxford102_gan), ("coco", coco), ("coco2017", coco2017), ("flickr", flickr8k),
     ("flickr", partial(flickr8k_kaggle, images=150)), ("flickr", partial(flickr30k, images=150)),
     ("flickr", partial(flickr30k_kaggle, images=150)), ("webdataset", named_shards),
-    ("imagefolder", imagefolder), ("imagefolder", side_files),
+    ("imagefolder", imagefolder), ("imagefolder", side_files), ("emoji-full", emoji_full),
 ]  # fmt: skip
 
 
@@ -139,29 +143,60 @@ def linked_out(root: Path) -> Path:
     return root
 
 
+def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: content.replace(old, new, 1)
+
+
 def line(row: object) -> Callable[[bytes], bytes]:
     return lambda old: old + json.dumps(row).encode() + b"\n"
 
 
 LONG = "x" * 10**6
+def pipe(root: Path) -> Path:
+    root = side_files(root)
+    (root / "3.txt").unlink()
+    os.mkfifo(root / "3.txt")
+    return root
+
+
+def bomb() -> bytes:
+    """Return a PNG of a few kilobytes that unpacks to 100 million pixels."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    return file.getvalue()
+
+
 HOSTILE: list[tuple[str, Callable[[Path], Path], str]] = [
     ("cub", pickled_call, "filenames.pickle"),
     ("cub", embeddings_of_nan, "char-CNN-RNN-embeddings.pickle"),
     ("cub", spoiled(cub_gan, "train/class_info.pickle", lambda old: old[: len(old) // 2]), "class_info.pickle"),
-    ("cub", spoiled(cub, "image_class_labels.txt", lambda old: old.replace(b" 1\n", b" 999\n", 1)), "labels.txt"),
-    ("cub", spoiled(cub, "images.txt", lambda old: old.replace(b"1 001", b"1 ../../001", 1)), "images.txt, line"),
+    ("cub", spoiled(cub, "image_class_labels.txt", swap(b" 1\n", b" 999\n")), "labels.txt"),
+    ("cub", spoiled(cub, "images.txt", swap(b"1 001", b"1 ../../001")), "images.txt, line"),
     ("oxford102", spoiled(oxford102, "imagelabels.mat", lambda old: old[:64]), "imagelabels.mat"),
     ("coco", spoiled(coco, "captions_train2014.json", lambda old: old[:500]), "captions_train2014.json"),
     ("coco", spoiled(coco, "*.jpg", lambda old: old[:200]), "broken or unreadable image"),
     ("flickr", spoiled(flickr8k, "Flickr8k.token.txt", lambda old: old + b"no.jpg#0\tmissing\n"), "no.jpg"),
-    ("flickr", spoiled(flickr8k, "Flickr8k.token.txt", lambda old: old.replace(b"\ta ", b"\ta\x07", 1)), "control"),
+    ("flickr", spoiled(flickr8k, "Flickr8k.token.txt", swap(b"\ta ", b"\ta\x07")), "control"),
     ("webdataset", spoiled(named_shards, "*.tar", lambda old: old[:3000]), "cut off"),
-    ("webdataset", spoiled(named_shards, "*.tar", lambda old: old.replace(b"000010005.", b"../010005.", 1)), ".tar"),
+    ("webdataset", spoiled(named_shards, "*.tar", swap(b"000010005.", b"../010005.")), ".tar"),
     ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "../x", "text": "x"})), "'..'"),
     ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "0.jpg", "text": LONG})), "1,000,000"),
     ("imagefolder", spoiled(imagefolder, "metadata.jsonl", lambda old: old[:-9]), "metadata.jsonl, line 6: not JSON"),
     ("imagefolder", spoiled(imagefolder, "*.jpg", lambda old: b"<svg/>"), "not an image of a known format"),
     ("imagefolder", linked_out, "a link that leaves"),
+    ("imagefolder", pipe, "3.txt: is not a file"),
+    ("imagefolder", spoiled(imagefolder, "*.jpg", lambda old: bomb()), "too many pixels"),
+    ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "0.jpg", "text": "a"})), "named twice"),
+    ("imagefolder", spoiled(imagefolder, "metadata.jsonl", line({"file_name": "n.jpg", "text": "a"})), "no image"),
+    ("imagefolder", spoiled(imagefolder, "*.jpg", lambda old: b""), "the file is empty"),
+    ("webdataset", spoiled(named_shards, "*.tar", lambda old: b"\x1f\x8b" + old), "compressed with gzip"),
+    ("webdataset", spoiled(named_shards, "*.tar", lambda old: old + old), "something follows the end"),
+    ("coco", spoiled(coco, "captions_val2014.json", swap(b'"image_id": ', b'"image_id": 9')), "describes"),
+    ("coco", spoiled(coco, "captions_val2014.json", swap(b'"id": ', b'"id": NaN, "x": ')), "got nan"),
+    ("oxford102", spoiled(oxford102, "class_*/*.txt", lambda old: b"\xff\xfe"), "not UTF-8"),
+    ("cub-crop-code", spoiled(cub, "bounding_boxes.txt", swap(b"1 ", b"1 nan ")), "boxes.txt, line"),
+    ("cub", spoiled(cub_gan, "train/char*.pickle", lambda old: old[:-40]), "cut off"),
+    ("cub", spoiled(cub_gan, "train/filenames.pickle", lambda old: b"cos\nsystem\n."), "filenames.pickle"),
 ]  # fmt: skip
 
 

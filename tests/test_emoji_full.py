@@ -21,6 +21,7 @@ from t2ibench.datasets.audit import check
 from t2ibench.datasets.captioned import Source
 from t2ibench.datasets.emoji_full import ARTISTS, PACKAGES, EmojiFull, open_source
 from t2ibench.datasets.emoji_pictures import Picture
+from t2ibench.datasets.emojibase import read_emojibase
 from t2ibench.datasets.store import prepare
 from t2ibench.datasets.svg import ViewBox
 from t2ibench.datasets.svg_processes import Drawers
@@ -89,7 +90,10 @@ def test_captions_say_name_style_keywords_and_formal_name(source: EmojiFull) -> 
     assert len({artist.style for artist in ARTISTS.values()}) == 10
 
 
-def test_pictures_show_the_colour_that_the_caption_says(source: EmojiFull) -> None:
+def test_pictures_show_the_colour_that_the_caption_says(
+    source: EmojiFull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emoji_full, "AHEAD", 8)
     color_of = {code.lower(): color for code, color in COLOR_OF.items()}
     for split in source.splits:
         for chunk in source.chunks(split, 32):
@@ -104,6 +108,29 @@ def test_pictures_show_the_colour_that_the_caption_says(source: EmojiFull) -> No
                 assert {said[word] for word in re.findall("circle|cat|judge|flag", captions[0])} == {group}
                 for word in re.findall("(red|blue|green|purple|yellow) circle", captions[0]):
                     assert color_of[key] == word
+
+
+def test_names_are_said_and_tones_belong_to_the_emoji_without_them(tmp_path: Path) -> None:
+    labels = {
+        "1F1EB-1F1F7": "flag: Côte d’Ivoire", "37-FE0F-20E3": "keycap: 7", "1F468-200D-1F9B0": "man: red hair",
+        "1F469-200D-1F9B2": "woman: bald", "1F6B6-200D-27A1-FE0F": "person walking: facing right",
+        "1F251": "Japanese “acceptable” button", "1F46D": "women holding hands",
+    }  # fmt: skip
+    rows = [{"hexcode": code, "label": label, "group": 1, "version": 13} for code, label in labels.items()]
+    toned = "1F469-1F3FB-200D-1F91D-200D-1F469-1F3FF"
+    label = "women holding hands: light skin tone, dark skin tone"
+    rows[-1]["skins"] = [{"hexcode": toned, "label": label, "tone": [1, 5]}]
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "data.json").write_text(json.dumps(rows))
+    base = read_emojibase(tmp_path)
+    assert [emoji.name for emoji in base.emojis.values()][:7] == [
+        "flag of Côte d'Ivoire", "keycap 7", "man with red hair", "bald woman", "person walking facing right",
+        "Japanese acceptable button", "women holding hands",
+    ]  # fmt: skip
+    emoji = base.emojis[toned.lower()]
+    assert (emoji.name, emoji.concept) == ("women holding hands", "1f46d")
+    assert emoji.tones == ("light skin tone", "dark skin tone")
+    assert base.keys["flagcotedivoire"] == "1f1eb-1f1f7" and base.keys["squaredcjkunifiedideograph53ef"] == "1f251"
 
 
 def test_an_icon_taller_than_wide_is_shown_whole(source: EmojiFull) -> None:
@@ -129,7 +156,7 @@ def test_families_never_straddle_and_val_shows_known_concepts_by_others(source: 
 def test_look_alikes_are_left_out_and_found_once(own: Path) -> None:
     icons = json.loads((own / NOTO / "icons.json").read_text())["icons"]
     icons["man-judge"]["body"] = icons["judge"]["body"]
-    icons["woman-judge"]["body"] = icons["judge"]["body"].replace(COLORS["brown"], "#704828")  # a shade apart
+    icons["woman-judge"]["body"] = icons["judge"]["body"].replace(COLORS["brown"], "#774727")  # a shade apart
     edit_json(own / NOTO / "icons.json", icons=icons)
     source = open_source(own)
     judges = [picture for picture in source.drawn() if "judge" in picture.emoji.name]

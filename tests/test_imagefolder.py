@@ -159,6 +159,7 @@ BAD_LINES = [
     ('{"file_name": "a.png"', "not JSON"),
     ("[" * 100_000, "not JSON"),
     ('["a.png", "x"]', "expected an object"),
+    ('{"file_name": "a.png", "text": "x", "label": 1.5}', "`label` must be a whole number or text, got 1.5"),
     ('{"text": "x"}', "no column `file_name`"),
     ('{"file_name": "a.png", "caption": "x"}', "no column `text`; the columns are 'file_name', 'caption'"),
     ('{"file_name": 3, "text": "x"}', "`file_name` must be the name of a file"),

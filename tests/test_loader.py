@@ -100,6 +100,7 @@ def test_all_sides_show_the_same_part() -> None:
 def test_what_says_left_or_right_is_not_mirrored() -> None:
     for text, sided in (
         ("a star left of a ring", True), ("facing Right", True), ("counterclockwise arrows", True),
+        ("the leftmost star", True), ("a left_hand glove", True), ("right-handed", True), ("lefthand side", True),
         ("a leftover bright fright", False), ("an upright clock", False),
     ):  # fmt: skip
         assert bool(SIDED.search(text)) is sided

@@ -136,9 +136,12 @@ ODD: list[tuple[Callable[[Chunk], Chunk], str]] = [
     (lambda chunk: replace(chunk, labels=[2] * len(chunk.ids)), "the label 2 is none of the 2 classes"),
     (lambda chunk: replace(chunk, labels=[-1] * len(chunk.ids)), "the label -1 is none of the 2 classes"),
     (lambda chunk: replace(chunk, ids=["same"] * len(chunk.ids)), 'the id "same" stands for two images'),
-    (lambda chunk: replace(chunk, embeddings=ROW[:1]), r"expected finite embeddings \[3, D\]"),
-    (lambda chunk: replace(chunk, embeddings=ROW[: sum(map(len, chunk.captions))] * np.nan), "expected finite embed"),
-    (lambda chunk: Chunk(images=chunk.images[:1], captions=[["a"]], ids=["n"]), "3 images were announced and 2 came"),
+    (lambda chunk: replace(chunk, embeddings=ROW[:1]), r"expected finite embeddings float32 \[3, D\]"),
+    (lambda chunk: replace(chunk, embeddings=ROW[: sum(map(len, chunk.captions))] * np.nan), "with NaN or infinity"),
+    (lambda chunk: replace(chunk, embeddings=np.full((3, 2), 1e300)), "got float64"),
+    (lambda chunk: replace(chunk, labels=chunk.labels if "n0" in chunk.ids else []), "all images must have labels, or"),
+    (lambda chunk: replace(chunk, scenes=[] if "n0" in chunk.ids else [{}]), "must have scenes, or none; n2 begins to"),
+    (lambda c: Chunk(images=c.images[:1], captions=[["a"]], ids=c.ids[:1]), "3 images were announced and 2 came"),
 ]
 
 
@@ -161,5 +164,5 @@ def test_embeddings_of_some_captions_only_are_refused() -> None:
 
 
 def test_sides_that_do_not_divide_the_largest_are_refused() -> None:
-    with pytest.raises(UserError, match="side 3: the smaller sides must divide the largest, 8"):
+    with pytest.raises(UserError, match="side 3: must divide the next larger, 4"):
         prepare(Toy([["a"]]), "train", 8, smaller=(4, 3))
