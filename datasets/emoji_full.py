@@ -19,7 +19,7 @@ from .emoji import STYLES, require_extra
 from .emoji_icons import FILES, Icon, IconSet, by_code_points, by_names, names_of, read_icons
 from .emoji_names import Emoji, key_of
 from .emoji_old_names import OLD_NAMES
-from .emoji_pictures import EmojiPictures, Picture, shuffled, similar
+from .emoji_pictures import EmojiPictures, Picture, shuffled
 from .emojibase import Emojibase, read_emojibase, spelling
 from .npm_packages import Package, located
 from .svg_processes import Drawers
@@ -107,18 +107,6 @@ class EmojiFull(EmojiPictures):
                     yield pending.popleft().result()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-    def look_alikes(self, pictures: Sequence[Picture]) -> set[tuple[int, int]]:
-        """Return the pairs (i < j) that look the same, near-duplicates too: ten artists draw a square much alike."""
-        from .near_duplicates import fingerprints, near_duplicates
-
-        small, large = (np.stack(list(self.render(pictures, side))) for side in (32, 64))
-        pairs = similar(small)
-        for thumbnails in (small, large):
-            prints = [fingerprints(thumbnails[at : at + 512]) for at in range(0, len(thumbnails), 512)]
-            near = near_duplicates(np.concatenate(prints), thumbnails.__getitem__)
-            pairs.update((int(first), int(second)) for first, second in near)
-        return pairs
 
     def _draw(self, picture: Picture, image_size: int, drawers: Drawers) -> NDArray[np.uint8]:
         art = self._art[picture.artist][picture.emoji.key][picture.drawing - 1]

@@ -12,9 +12,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import cache_folder, read_json, write_json
+from ..files import cache_folder, digest_of, read_json, write_json
 from .captioned import Chunk
 from .emoji_names import GROUPS, Emoji
+from .near_duplicates import VERSION as NEAR_VERSION
+from .near_duplicates import fingerprints, near_duplicates
 
 SPLITS = ("train", "val", "test", "compose")
 CHUNK_SIZE = 256
@@ -100,15 +102,22 @@ class EmojiPictures(ABC):
     def pictures(self) -> dict[str, list[Picture]]:
         """The pictures of each split, without duplicates."""
         drawn = self.drawn()
-        path = cache_folder() / self.name / f"duplicates-{self.fingerprint('train')[:12]}.json"
+        key = digest_of([self.fingerprint("train"), NEAR_VERSION])[:12]
+        path = cache_folder() / self.name / f"duplicates-{key}.json"
         if not path.exists():
             write_json(path, self.duplicates(drawn))
         duplicates = set(read_json(path))
         return divide(picture for picture in drawn if picture.id not in duplicates)
 
     def look_alikes(self, pictures: Sequence[Picture]) -> set[tuple[int, int]]:
-        """Return the pairs (i < j) of pictures that look the same."""
-        return similar(np.stack(list(self.render(pictures, 32))))
+        """Return the pairs (i < j) that look the same: nearly equal thumbnails, or near-duplicates as `audit` says."""
+        small, large = (np.stack(list(self.render(pictures, side))) for side in (32, 64))
+        pairs = similar(small)
+        for thumbnails in (small, large):
+            prints = [fingerprints(thumbnails[at : at + 512]) for at in range(0, len(thumbnails), 512)]
+            near = near_duplicates(np.concatenate(prints), thumbnails.__getitem__)
+            pairs.update((int(first), int(second)) for first, second in near)
+        return pairs
 
     def duplicates(self, pictures: Sequence[Picture]) -> list[str]:
         """Return the ids of pictures that look like another one that stays.

@@ -24,6 +24,9 @@ Floats = NDArray[np.float32]
 Pairs = NDArray[np.int64]
 """[P, 2]: numbers of images, the first smaller than the second."""
 
+VERSION = 1
+"""Raised when other pairs are found than before."""
+
 CELLS = 12
 FINE_CELLS = 32
 FLAT = 4.0
@@ -162,8 +165,8 @@ class Overlay(NamedTuple):
     """[P, 2, 2]: the part of each first image, by (start, stop) of 1 down and across, that the second shows too."""
     second: Floats
     """The same of the second images."""
-    gain: Floats
-    """[P, 1, 1, 1]: how much brighter the second is."""
+    gains: Floats
+    """[P, 2]: by how much either must be made brighter to match the other; one of them is 1."""
     worst: Floats
     """[P]: the largest difference of a cell."""
 
@@ -201,9 +204,19 @@ def _overlaid(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Overlay:
 
 
 def _compared(a: Floats, b: Floats, first: Floats, second: Floats) -> Overlay:
-    gain = (a * b).sum((1, 2, 3), keepdims=True) / ((a * a).sum((1, 2, 3), keepdims=True) + 1)
-    gain = np.clip(gain, 1 - BRIGHTNESS, 1 + BRIGHTNESS)
-    return Overlay(first, second, gain, np.abs(b - gain * a).max((1, 2, 3)))
+    # White stays white when an image is made brighter, so the brightness is measured where there is room above.
+    room = np.maximum(a[:, :1], b[:, :1]) < 240
+    gain = ((a * b * room).sum((1, 2, 3)) + 1) / ((a * a * room).sum((1, 2, 3)) + 1)
+    gains = np.stack([np.clip(gain, 1, 1 + BRIGHTNESS), np.clip(1 / np.maximum(gain, 0.5), 1, 1 + BRIGHTNESS)], 1)
+    worst = np.abs(_lit(b, gains[:, 1]) - _lit(a, gains[:, 0])).max((1, 2, 3))
+    return Overlay(first, second, gains, worst)
+
+
+def _lit(cells: Floats, gain: Floats) -> Floats:
+    """Return cells made brighter, at most white."""
+    lit = cells * gain[:, None, None, None]
+    lit[:, 0] = np.minimum(lit[:, 0], 255)
+    return lit
 
 
 def _better(one: Overlay, other: Overlay) -> Overlay:
@@ -250,8 +263,9 @@ def _differences(
     first: NDArray[np.uint8], second: NDArray[np.uint8], overlay: Overlay, cells: int
 ) -> Floats:
     """Return the squared differences of overlaid images: float32 [P, cells * cells]."""
-    left = _cells(second, overlay.second, cells) - overlay.gain * _cells(first, overlay.first, cells)
-    squares: Floats = (left**2).sum(1).reshape(len(left), cells * cells)
+    a = _lit(_cells(first, overlay.first, cells), overlay.gains[:, 0])
+    b = _lit(_cells(second, overlay.second, cells), overlay.gains[:, 1])
+    squares: Floats = ((b - a) ** 2).sum(1).reshape(len(a), cells * cells)
     return squares
 
 
