@@ -161,8 +161,10 @@ def test_look_alikes_are_left_out_and_found_once(own: Path) -> None:
     source = open_source(own)
     judges = [picture for picture in source.drawn() if "judge" in picture.emoji.name]
     assert source.duplicates(judges) == ["noto/1f468-200d-2696", "noto/1f469-200d-2696"]
+    folder = cache_folder() / "emoji-full"
+    before = set(folder.glob("duplicates-*.json"))
     assert sum(map(source.size, source.splits)) == 103
-    (path,) = (cache_folder() / "emoji-full").glob(f"duplicates-{source.fingerprint('val')[:12]}.json")
+    (path,) = set(folder.glob("duplicates-*.json")) - before
     path.write_text('["noto/1f534"]')
     again = open_source(own)
     assert "noto/1f534" not in {picture.id for part in again.pictures.values() for picture in part}

@@ -73,7 +73,7 @@ HARMLESS: dict[str, Change] = {
     "5 % darker": brighter(0.95),
     "2 % less all around": cropped(0.01, 0.01, 0.98),
     "2 % less at the left and top": cropped(0.02, 0.02, 0.98),
-    "2 % less at the right": cropped(0, 0.01, 0.98),
+    "2 % less at the right and bottom": cropped(0, 0, 0.98),
     "grey and back": lambda image: jpeg(image.resize((80, 80))),
 }
 
@@ -137,6 +137,51 @@ def test_the_clock_tells_another_hour() -> None:
     hours = [clock(hand) for hand in ((150, 100), (50, 100), (143, 75), (57, 75), (100, 150))]
     pairs = [(a, b) for a in range(5) for b in range(a)]
     assert not same_picture(stored(*(hours[a] for a, _ in pairs)), stored(*(hours[b] for _, b in pairs))).any()
+
+
+def flag(emblem: tuple[int, int, int] = (40, 70, 200)) -> Image.Image:
+    """Return a blue field under a white one, with a small emblem on the blue."""
+    image = Image.new("RGB", (192, 192), (250, 250, 250))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 80, 191, 191), fill=(40, 70, 200))
+    draw.rectangle((97, 133, 100, 136), fill=emblem)
+    return image
+
+
+def test_an_emblem_makes_another_flag_if_it_can_be_seen() -> None:
+    plain, seen, unseen = flag(), flag((150, 180, 255)), flag((52, 82, 212))
+    assert not same_picture(stored(plain), stored(seen)).any()
+    assert same_picture(stored(plain), stored(unseen)).all()
+
+
+def test_white_stays_white_in_what_is_made_brighter() -> None:
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).rectangle((17, 17, 116, 183), fill=(150, 180, 160))
+    first, second = stored(image), stored(brighter(1.05)(image))
+    assert same_picture(first, second).all() and same_picture(second, first).all()
+
+
+def test_colour_alone_makes_another_picture() -> None:
+    """Purple and green of equal brightness."""
+    pictures = []
+    for colour in ((220, 60, 200), (40, 180, 55)):
+        image = Image.new("RGB", (200, 200), (120, 120, 120))
+        ImageDraw.Draw(image).ellipse((60, 60, 140, 140), fill=colour)
+        pictures.append(stored(image))
+    assert abs(float(fingerprints(pictures[0])[:, 0].mean() - fingerprints(pictures[1])[:, 0].mean())) < 1
+    assert not same_picture(*pictures).any()
+
+
+def test_pale_pictures_differ_as_much_as_strong_ones() -> None:
+    pale = [image.point(lambda value: 125 + value // 25) for image in ORIGINALS[:12]]
+    assert not same_picture(stored(*pale[:6]), stored(*pale[6:])).any()
+
+
+def test_what_is_implausible_need_not_be_looked_at() -> None:
+    prints = fingerprints(stored(*ORIGINALS))
+    grain = fingerprints(np.random.default_rng(0).integers(0, 256, (24, 3, SIDE, SIDE), np.uint8))
+    assert not plausible(prints, np.roll(prints, 1, axis=0)).any()
+    assert not plausible(grain, np.roll(grain, 1, axis=0)).any()
 
 
 def test_flat_images_say_nothing() -> None:
@@ -206,7 +251,7 @@ def test_where_all_are_alike_the_nearest_are_compared() -> None:
     prints = (50 + rng.normal(0, 2, (3000, 3, 12, 12))).astype(np.float16)
     prints[7] = prints[2800]
     found = candidates(prints)
-    assert len(found) <= nd.NEAREST * 3000 and [7, 2800] in found.tolist()
+    assert len(found) <= 16 * 3000 and [7, 2800] in found.tolist()
 
 
 def test_one_image_or_none_has_no_pairs() -> None:
