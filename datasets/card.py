@@ -30,7 +30,7 @@ def write_card(store: "Store", folder: Path) -> None:
     fitting = [side for side in store.sides if side <= GRID_SIDE] or [min(store.sides)]
     images = batch.images if fitting[0] == store.image_size else batch.smaller[fitting[0]]
     with whole_file(folder / "grid.png") as temporary:
-        grid(images.numpy()).save(temporary, format="PNG")
+        grid(images.numpy(), columns=min(len(images), 8)).save(temporary, format="PNG")
 
 
 def describe(store: "Store") -> dict[str, Any]:
@@ -40,7 +40,8 @@ def describe(store: "Store") -> dict[str, Any]:
     for start in range(0, len(store) if store.class_names else 0, 1024):
         found = store.labels(np.arange(start, min(start + 1024, len(store))))
         labels.update(store.class_names[label] for label in found)
-    examples = [store.captions(int(index)) for index in np.linspace(0, len(store) - 1, EXAMPLES)]
+    shown = dict.fromkeys(np.linspace(0, len(store) - 1, min(EXAMPLES, len(store))).astype(int).tolist())
+    examples = [store.captions(index) for index in shown]
     return {
         "name": store.name, "split": store.split, "images": len(store), "published": store.expected,
         "sides": list(store.sides), "digest": store.digest,

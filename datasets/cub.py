@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import UserError
 from .image_files import ImageFiles
 from .images import Box
+from .reed_captions import HOME_PAGE as REED_PAGE
 from .reed_captions import ListedImage, Listing, Places, captioned_splits, entries
 from .user_files import inside, opened_root, read_text, short
 
@@ -84,7 +85,8 @@ def _locate(root: Path) -> tuple[Path, Places]:
         return root, Places(root.parent, (root.parent, root.parent / "cvpr2016_cub", root))
     homes = [home for home in (root, root / "birds") if (home / "CUB_200_2011").is_dir()]
     if not homes:
-        raise UserError(f"{root}: no folder CUB_200_2011 in it or in birds/; offered as {HOME_PAGE}")
+        reed = f"beside it belong Reed's captions and classes, cvpr2016_cub, from {REED_PAGE}"
+        raise UserError(f"{root}: no folder CUB_200_2011 in it or in birds/, from {HOME_PAGE}; {reed}")
     if len(homes) > 1:
         raise UserError(f"{root}: it and {homes[1]} both have a folder CUB_200_2011; give one of them as root")
     home = homes[0]

@@ -11,6 +11,7 @@ from scipy.io import loadmat, whosmat
 
 from ..errors import UserError
 from .image_files import ImageFiles
+from .reed_captions import HOME_PAGE as REED_PAGE
 from .reed_captions import ListedImage, Listing, Places, caption_files, captioned_splits, entries
 from .user_files import opened_root, short
 
@@ -124,7 +125,8 @@ def _locate(root: Path) -> Places:
     """Return where everything may lie; the first place is the folder with `jpg/`."""
     homes = [home for home in (root, root / "flowers-102", root / "flowers") if (home / "jpg").is_dir()]
     if not homes:
-        raise UserError(f"{root}: no folder jpg in it, in flowers-102/ or in flowers/; offered as {HOME_PAGE}")
+        reed = f"beside it belong imagelabels.mat and Reed's cvpr2016_flowers, from {REED_PAGE}"
+        raise UserError(f"{root}: no folder jpg in it, in flowers-102/ or in flowers/, from {HOME_PAGE}; {reed}")
     if len(homes) > 1:
         raise UserError(f"{root}: {' and '.join(map(str, homes))} both have a folder jpg; give one of them as root")
     folders = [homes[0], homes[0] / "cvpr2016_flowers", root, root / "cvpr2016_flowers"]

@@ -84,11 +84,11 @@ def _captions(file: BinaryIO, found: Mapping[str, Member], texts: Mapping[str, s
 
 
 def _listed(content: str, where: str) -> list[str]:
-    """Return the `caption` of a JSON object, one text or a list of them; empty without."""
+    """Return the `caption`, or else the `text`, of a JSON object, one text or a list of them; empty without."""
     row = parse_json(content, where)
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object with `caption`, got {short(repr(row))}")
-    captions = row.get("caption")
+    captions = row.get("caption", row.get("text"))
     captions = [captions] if isinstance(captions, str) else captions or []
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{where}: `caption` must be a text or a list of texts, got {short(repr(captions))}")

@@ -25,7 +25,7 @@ from .publishers import folders_in
 from .tar_samples import samples
 from .user_files import opened_root, relative_name, short
 
-FORMAT = 1
+FORMAT = 2
 
 SAMPLE = np.dtype([("shard", "i4"), ("at", "i8"), ("size", "i8"), ("place", "f8"), ("text_end", "i8")])
 """One sample of the index: its shard, where its image lies in it (-1 without one), its place among the splits (see
@@ -146,8 +146,8 @@ def open_source(root: Path | None) -> WebDataset:
     """Return a folder of tar shards as a source; raise UserError naming shard and member of what is wrong.
 
     A sample is the adjacent files of one key, the name up to its first dot: an image (`jpg`, `jpeg`, `png`, `webp`)
-    with `KEY.json`, whose `caption` is a caption or a list of them, or else with `KEY.txt`, `KEY.caption` or
-    `KEY.cls`, one caption a line. Other files are ignored; samples without an image are left out and counted.
+    with `KEY.json`, whose `caption` or `text` is a caption or a list of them, or else with `KEY.txt`, `KEY.caption`
+    or `KEY.cls`, one caption a line. Other files are ignored; samples without an image are left out and counted.
 
     Sub-folders named train, val (validation, valid, dev) and test are the splits; without those, shards whose names
     say so (`cc3m-train-0000.tar`). Otherwise the samples are divided 90 / 5 / 5 by a hash of their keys, as `divide`

@@ -226,7 +226,10 @@ def open_evaluation(opened: Run, evaluation: Evaluation, watch: Watch = silent) 
     """Open the judges and the split that an evaluation names; raise UserError when one is not to be had."""
     data = opened.store(evaluation.split, watch)
     if len(data) < 2:
-        raise UserError(f"{data.name}: its split {data.split!r} has 1 image, 2 or more are needed to compare with")
+        raise UserError(
+            f"{data.name}: its split {data.split!r} has 1 image, 2 or more are needed to compare with; choose another "
+            "--split, or put more images into the folder of this one"
+        )
     judges = open_judges(evaluation.judges, opened.source, opened.spec.image_size, watch)
     return OpenEvaluation(evaluation=evaluation, judges=judges, data=data)
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def pictures(folder: Path, splits: Mapping[str, Mapping[str, Image.Image]], **ab
         for name, image in drawn.items():
             image.save(folder / name, quality=50)
         files[split] = [
-            ImageFile(name=name, path=folder / name, captions=("a picture",), label=number)
+            ImageFile(name=name, path=folder / name, captions=("a picture",), label=number % 3)
             for number, name in enumerate(drawn)
         ]
     return ImageFiles("pictures", files, class_names=("cat", "dog", "owl"), **about)
@@ -131,6 +132,30 @@ def test_near_duplicates_within_and_between_splits(tmp_path: Path) -> None:
     assert report.splits["test"].near_duplicates == ()
     assert report.pairs[0].near_duplicates == (("a.png", "a2.jpg"),) and report.pairs[0].same_images == ()
     assert report.leaks == ["1 pair of near-duplicates between train and test, such as a.png and a2.jpg"]
+
+
+def test_what_has_the_same_pixels_is_no_near_duplicate_too(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "pictures", {
+        "train": {"a.png": photograph(0), "a2.png": photograph(0), "b.png": photograph(1), "b2.jpg": photograph(1)},
+        "test": {"b3.png": photograph(1)},
+    })  # fmt: skip
+    report = check({split: prepare(source, split, 64) for split in source.splits})
+    assert report.splits["train"].duplicates == (("a.png", "a2.png"),)
+    assert report.splits["train"].near_duplicates == (("b.png", "b2.jpg"),)
+    assert report.pairs[0].same_images == (("b.png", "b3.png"),)
+    assert report.pairs[0].near_duplicates == (("b2.jpg", "b3.png"),)
+
+
+def test_what_was_drawn_from_other_scenes_is_no_near_duplicate(tmp_path: Path) -> None:
+    class Drawn(ImageFiles):
+        def chunks(self, split: str, image_size: int, start: int = 0) -> Iterator[Chunk]:
+            for chunk in super().chunks(split, image_size, start):
+                yield replace(chunk, scenes=[{"x": name} for name in chunk.ids])
+
+    found = pictures(tmp_path / "pictures", {"train": {"a.png": photograph(0)}, "test": {"a2.jpg": photograph(0)}})
+    for source, leaks in ((found, 1), (Drawn("drawn", found.files, class_names=found.class_names), 0)):
+        report = check({split: prepare(source, split, 64) for split in source.splits})
+        assert len(report.leaks) == leaks
 
 
 def test_classes_of_zero_shot_splits_must_differ(tmp_path: Path) -> None:

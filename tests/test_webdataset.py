@@ -158,6 +158,7 @@ def test_hidden_files_and_other_kinds_are_passed_over(tmp_path: Path) -> None:
         ({"cls": "817"}, ["817"]),
         ({"txt": "\ufefffive"}, ["five"]),
         ({"json": {"caption": []}}, []),
+        ({"json": {"text": ["five", "six"]}, "txt": "else"}, ["five", "six"]),
         ({"json": {"caption": [f"look {look}" for look in range(12)]}}, [f"look {look}" for look in range(12)]),
     ],
 )
