@@ -56,11 +56,14 @@ def caption_statistics(captions: Iterable[Sequence[str]]) -> CaptionStatistics:
 
 def scripts_of(text: str) -> set[str]:
     """Return the scripts of the letters in a text, such as {"latin", "cyrillic"}; {"none"} where it has no letter."""
-    return {_script(character) for character in set(text) if character.isalpha()} or {"none"}
+    return set(map(_script, set(text))) - {""} or {"none"}
 
 
 @cache
 def _script(letter: str) -> str:
+    """Return the script of a letter, "" for any other character."""
+    if not letter.isalpha():
+        return ""
     # Python has no table of scripts; the formal name of a letter begins with the name of its script.
     words = unicodedata.name(letter, "unnamed").lower().replace("-", " ").split()
     return "latin" if words[0] in ("fullwidth", "feminine", "masculine", "micro") else words[0]

@@ -15,6 +15,7 @@ from ..files import digest_of, read_json
 from . import images
 from .emoji_names import GROUPS, Emoji, described, key_of, letters, plain_keywords, without_tones
 from .emoji_pictures import COMPOSED_CATS, THEIR_PARTS, EmojiPictures, Picture, divide, shuffled, similar
+from .near_duplicates import VERSION as NEAR_VERSION
 
 __all__ = ["COMPOSED_CATS", "GROUPS", "THEIR_PARTS", "EmojiSource", "Picture", "divide", "open_source", "similar"]
 
@@ -39,7 +40,7 @@ class EmojiSource(EmojiPictures):
 
     def fingerprint(self, split: str) -> str:
         """Return a digest of the packages' versions and of the rules here."""
-        return digest_of([VERSION, images.VERSION, {package: version(package) for package in PACKAGES}])
+        return digest_of([VERSION, NEAR_VERSION, images.VERSION, {package: version(package) for package in PACKAGES}])
 
     def drawn(self) -> list[Picture]:
         """Return every picture of a named emoji, duplicates included, in an order decided by hash."""

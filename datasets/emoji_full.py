@@ -21,6 +21,7 @@ from .emoji_names import Emoji, key_of
 from .emoji_old_names import OLD_NAMES
 from .emoji_pictures import EmojiPictures, Picture, shuffled
 from .emojibase import Emojibase, read_emojibase, spelling
+from .near_duplicates import VERSION as NEAR_VERSION
 from .npm_packages import Package, located
 from .svg_processes import Drawers
 from .user_files import relative_name
@@ -127,7 +128,7 @@ def open_source(root: Path | None) -> EmojiFull:
 def _open(folders: Mapping[str, Path]) -> EmojiFull:
     base = read_emojibase(folders[emojibase.PACKAGE.name])
     contents = {package.spec: _digest_of_package(folders[package.name], package) for package in PACKAGES}
-    digest = digest_of([VERSION, images.VERSION, svg.VERSION, version("resvg_py"), contents])
+    digest = digest_of([VERSION, NEAR_VERSION, images.VERSION, svg.VERSION, version("resvg_py"), contents])
     return EmojiFull(base.emojis, _match(folders, base), digest)
 
 

@@ -12,10 +12,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import cache_folder, digest_of, read_json, write_json
+from ..files import cache_folder, read_json, write_json
 from .captioned import Chunk
 from .emoji_names import GROUPS, Emoji
-from .near_duplicates import VERSION as NEAR_VERSION
 from .near_duplicates import fingerprints, near_duplicates
 
 SPLITS = ("train", "val", "test", "compose")
@@ -102,8 +101,7 @@ class EmojiPictures(ABC):
     def pictures(self) -> dict[str, list[Picture]]:
         """The pictures of each split, without duplicates."""
         drawn = self.drawn()
-        key = digest_of([self.fingerprint("train"), NEAR_VERSION])[:12]
-        path = cache_folder() / self.name / f"duplicates-{key}.json"
+        path = cache_folder() / self.name / f"duplicates-{self.fingerprint('train')[:12]}.json"
         if not path.exists():
             write_json(path, self.duplicates(drawn))
         duplicates = set(read_json(path))

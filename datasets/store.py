@@ -58,7 +58,7 @@ class Store:
         self.zero_shot: bool = manifest["zero_shot"]
         self._images = {side: _MappedImages(folder / f"images-{side}.npy") for side in self.sides}
         text = folder / "captions.bin"
-        self._text = np.memmap(text, mode="r") if text.stat().st_size else np.zeros(0, np.uint8)
+        self._text = np.asarray(np.memmap(text, mode="r")) if text.stat().st_size else np.zeros(0, np.uint8)
         self._ends = np.fromfile(folder / "caption_ends.bin", np.int64)
         counts = np.fromfile(folder / "caption_counts.bin", np.int64)
         self._first = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])

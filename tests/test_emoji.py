@@ -246,5 +246,5 @@ def test_the_whole_set_is_large_and_does_not_leak(
     report = check(stores)
     assert sum(map(len, stores.values())) >= 7_000
     assert report.leaks == []
-    assert all(not split.duplicates and not split.without_captions for split in report.splits.values())
+    assert all(not split.duplicates and not split.captions.without_captions for split in report.splits.values())
     assert [pair.same_captions for pair in report.pairs if "test" in pair.splits] == [0, 0, 0]
