@@ -12,30 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ibench import cli
 from t2ibench.files import read_json, write_json
 
 TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
         "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8"]  # fmt: skip
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs the command line and gives exit code, stdout and stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["t2ibench", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 import pytest
 from layouts_birds import cub, cub_gan, oxford102, oxford102_gan
 from layouts_emoji import emoji_full
-from layouts_scraped import coco, flickr8k, flickr8k_kaggle, flickr30k, flickr30k_kaggle, picture, shards
+from layouts_scraped import coco, flickr8k, flickr8k_kaggle, flickr30k, flickr30k_kaggle, picture, shards, write_tar
 from PIL import Image
-
-from t2ibench import cli
+from test_webdataset import BAD_MEMBERS, SAMPLE, Files
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -25,22 +23,9 @@ TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set",
         "--set", "text_encoder.batch_size=4", "--set", "augmentation=crop-flip"]  # fmt: skip
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Return a function that runs the command line and gives exit code, stdout and stderr."""
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("T2IBENCH_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["t2ibench", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def imagefolder(root: Path) -> Path:
@@ -204,7 +189,17 @@ HOSTILE: list[tuple[str, Callable[[Path], Path], str]] = [
 def test_hostile_data_is_one_line_and_exit_code_2(
     name: str, layout: Callable[[Path], Path], said: str, call: Call, tmp_path: Path
 ) -> None:
-    root = layout(tmp_path / "data")
+    refused(name, layout(tmp_path / "data"), said, call, tmp_path)
+
+
+@pytest.mark.parametrize(("files", "said"), BAD_MEMBERS, ids=range(len(BAD_MEMBERS)))
+def test_hostile_shards_are_one_line_and_exit_code_2(files: Files, said: str, call: Call, tmp_path: Path) -> None:
+    write_tar(tmp_path / "data" / "0.tar", [*SAMPLE, *files])
+    refused("webdataset", tmp_path / "data", said, call, tmp_path)
+
+
+def refused(name: str, root: Path, said: str, call: Call, tmp_path: Path) -> None:
+    """See `data prepare` end with one line and exit code 2, and no file outside the cache made or changed."""
     before = contents(tmp_path)
     code, out, err = call("data", "prepare", name, "--root", root, "--size", "32")
     errors = [text for text in err.splitlines() if text.startswith("error: ")]
