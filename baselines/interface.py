@@ -83,8 +83,8 @@ class Tokenizes(Protocol):
 
     tokenizers: dict[str, Tokenizer]
     """By name. What the model makes from its config alone is there from the start; what is learned from the
-    captions `stages(data)` adds, unless it is there already: a run that goes on, and one that draws, set this to
-    the saved ones before the weights are loaded."""
+    captions `stages(data)` adds, unless it is there already: a run that goes on, and one that draws, put the saved
+    ones into this very dict before the weights are loaded."""
 
 
 def optimiser_step(optimiser: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float | None = None) -> None:

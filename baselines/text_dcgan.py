@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation
-from ..datasets.tokenizers import Tokenizer
 from ..errors import UserError
-from .interface import Stage, from_uint8, optimiser_step, sample_in_chunks, seeded_normal
+from .blocks import Bottleneck, LeakyReLU, convolution, from_pixels, initialise
+from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
+from .losses import Adversarial, fake_loss, fooling_loss, real_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
-from .text_encoders import CharCNNRNN, CharCNNRNNConfig, ImageEncoder, JointEmbeddingStage
+from .reading import read_frozen
+from .stabilise import STABILISED, Adversaries, Track, normalise
+from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,10 @@ class TextDCGANConfig:
     """Channels of the discriminator's first layer (ndf)."""
     noise_dim: int = 100
     """Length of the noise z."""
-    projected_dim: int = 128
+    condition_dim: int = 128
     """Length to which both networks project the caption's embedding."""
-    text_encoder: CharCNNRNNConfig = field(default_factory=CharCNNRNNConfig)
-    """The char-CNN-RNN, taught first and then frozen."""
-    text_share: float = 0.2
-    """Part of the training budget that goes to the text encoder."""
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    """What reads the captions: the char-CNN-RNN, taught first and then frozen."""
     mismatch: MismatchBy = "class"
     """What makes a caption wrong for an image: another "class" (birds, flowers) or just another "image" (COCO)."""
     mismatch_weight: float = 0.5
@@ -58,86 +58,46 @@ class TextDCGANConfig:
     main_cls_int.lua."""
     batch_size: int = 64
     """Pairs in a step of the GAN."""
-    learning_rate: float = 2e-4
-    """Of both Adam optimisers."""
-    adam_beta1: float = 0.5
-    """First moment of both Adam optimisers."""
-    halve_every_kimg: float = 885.0
-    """The learning rate halves after this many thousand images: 100 epochs of 8,855 birds; 0 never halves it."""
+    track: Track = Track(halve_every_kimg=885.0)
+    """How both networks are taught. The published rates halve every 100 epochs, of 8,855 birds each."""
     augmentation: Augmentation = "crop-flip"
     """What the loader does to the images, as in the official code; captions that say left or right keep theirs."""
-    ema_kimg: float = 0.0
-    """Half-life of the generator's average in thousands of images; 0 draws with the last weights, as published."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes and shares that make no network or no budget."""
+        """Refuse sizes that make no network."""
         if self.image_size < 16 or self.image_size & (self.image_size - 1):
             raise UserError(f"image_size={self.image_size}: expected a power of two from 16")
-        if self.batch_size < 2 or self.text_encoder.batch_size < 2:
-            raise UserError("batch_size: expected 2 pairs or more, batch norm needs them")
-        if not 0 <= self.text_share <= 1:
-            raise UserError(f"text_share={self.text_share:g}: expected 0 to 1")
-        if self.text_encoder.characters < 40:
-            raise UserError(f"text_encoder.characters={self.text_encoder.characters}: expected 40 or more")
-        if min(self.generator_width, self.discriminator_width, *self.text_encoder.channels) < 4:
-            raise UserError("generator_width, discriminator_width and text_encoder.channels: expected 4 or more")
+        if self.batch_size < 2:
+            raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
+        if min(self.generator_width, self.discriminator_width) < 4:
+            raise UserError("generator_width, discriminator_width: expected 4 or more")
 
 
 TINY = TextDCGANConfig(
-    image_size=32, generator_width=32, discriminator_width=32, projected_dim=64, mismatch="image",
-    text_encoder=CharCNNRNNConfig(
-        channels=(64, 96, 128), recurrent_width=128, text_dim=128, learning_rate=1.5e-3, image_width=32
-    ),
-    text_share=0.4, normalise_text=True, batch_size=16, learning_rate=5e-4, halve_every_kimg=0.0,
-    augmentation="none", ema_kimg=5.0,
+    image_size=32, generator_width=32, discriminator_width=32, condition_dim=64, mismatch="image",
+    text_encoder=TINY_TEXT, normalise_text=True, batch_size=16, augmentation="none",
+    track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = TextDCGANConfig(
-    generator_width=64, projected_dim=128, mismatch="image", normalise_text=True,
-    text_encoder=CharCNNRNNConfig(
-        channels=(128, 192, 256), recurrent_width=256, text_dim=256, learning_rate=1.5e-3, image_width=32
-    ),
-    augmentation="none", text_share=0.3,
-    halve_every_kimg=0.0, ema_kimg=5.0,
+    generator_width=64, mismatch="image", text_encoder=SMALL_TEXT, normalise_text=True, augmentation="none",
+    track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = TextDCGANConfig()
 PRESETS: Mapping[str, TextDCGANConfig] = {
     "tiny": TINY,
     "tiny-gan-cls": replace(TINY, objective="gan-cls"),
     "tiny-gan-int": replace(TINY, objective="gan-int"),
+    "tiny-stabilised": replace(TINY, track=STABILISED),
     "small": SMALL,
+    "small-stabilised": replace(SMALL, track=STABILISED),
     "paper": PAPER,
     "paper-gan-cls": replace(PAPER, objective="gan-cls"),
     "paper-gan-int": replace(PAPER, objective="gan-int"),
+    "paper-stabilised": replace(PAPER, track=STABILISED),
 }
 # The published schedule counts epochs of a small data set; runs of some hundred thousand images end before the
 # first halving, so `tiny` and `small` leave it out, and average the weights instead of waiting for them to settle.
 # `tiny` takes more and larger steps from as many images: with 64 a step the discriminator runs away from it.
-# At the published rate the text encoder would know backgrounds and layouts by the end of its share, but no colours.
-
-
-class Residual(nn.Module):
-    """Bottleneck x + (1x1, 3x3, 3x3) with batch norm, then an activation; used by both networks."""
-
-    def __init__(self, channels: int, bottleneck: int, activation: type[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, bottleneck, 1, bias=False), nn.BatchNorm2d(bottleneck), activation(),
-            nn.Conv2d(bottleneck, bottleneck, 3, padding=1, bias=False), nn.BatchNorm2d(bottleneck), activation(),
-            nn.Conv2d(bottleneck, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
-        )  # fmt: skip
-        self.activation = activation()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features of the shape of `x`."""
-        out: torch.Tensor = self.activation(x + self.layers(x))
-        return out
-
-
-class LeakyReLU(nn.LeakyReLU):
-    """Leaky ReLU of slope 0.2, the paper's."""
-
-    def __init__(self) -> None:
-        super().__init__(0.2)
 
 
 class Generator(nn.Module):
@@ -148,20 +108,20 @@ class Generator(nn.Module):
         doublings = (config.image_size // 4).bit_length() - 1
         width = config.generator_width
         channels = [width * 2 ** max(doublings - 1 - level, 0) for level in range(doublings)]
-        norm = [nn.BatchNorm1d(config.projected_dim)] if config.normalise_text else []
-        read = nn.Linear(config.text_encoder.text_dim, config.projected_dim)
+        norm = [nn.BatchNorm1d(config.condition_dim)] if config.normalise_text else []
+        read = nn.Linear(config.text_encoder.text_dim, config.condition_dim)
         self.project = nn.Sequential(read, *norm, LeakyReLU())
-        start = config.noise_dim + config.projected_dim
+        start = config.noise_dim + config.condition_dim
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(start, channels[0], 4, bias=False), nn.BatchNorm2d(channels[0]),
-            Residual(channels[0], channels[0] // 4, nn.ReLU),
+            Bottleneck(channels[0], channels[0] // 4, nn.ReLU),
         ]  # fmt: skip
         for level, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after)]
-            layers += [Residual(after, after // 4, nn.ReLU) if level == 0 else nn.ReLU()]
+            layers += [Bottleneck(after, after // 4, nn.ReLU) if level == 0 else nn.ReLU()]
         layers += [nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, noise: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Return images [N, 3, S, S]."""
@@ -175,22 +135,22 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: TextDCGANConfig) -> None:
         super().__init__()
+        norm = config.track.discriminator_norm
         halvings = (config.image_size // 4).bit_length() - 1
         channels = [config.discriminator_width * 2**level for level in range(halvings)]
-        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 1, bias=False), LeakyReLU()]
+        layers = from_pixels(channels[0], norm)
         for level, (before, after) in enumerate(zip(channels, channels[1:], strict=False), start=2):
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after)]
-            if level < halvings and (level != 3 or config.third_layer_activation):
-                layers += [LeakyReLU()]
-        last = channels[-1]
-        self.image = nn.Sequential(*layers, Residual(last, last // 4, LeakyReLU))
-        read = config.projected_dim
-        self.text = nn.Sequential(nn.Linear(config.text_encoder.text_dim, read), nn.BatchNorm1d(read), LeakyReLU())
+            active = level < halvings and (level != 3 or config.third_layer_activation)
+            layers += convolution(before, after, 4, 2, 1, norm, LeakyReLU if active else None)
+        last, read = channels[-1], config.condition_dim
+        self.image = nn.Sequential(*layers, Bottleneck(last, last // 4, LeakyReLU, norm))
+        text_norm = [nn.BatchNorm1d(read)] if norm == "batch" else []
+        self.text = nn.Sequential(nn.Linear(config.text_encoder.text_dim, read), *text_norm, LeakyReLU())
         self.decide = nn.Sequential(
-            nn.Conv2d(last + read, last, 1, bias=False), nn.BatchNorm2d(last), LeakyReLU(),
-            nn.Conv2d(last, 1, 4, bias=False),
-        )  # fmt: skip
-        self.apply(_initialise)
+            *convolution(last + read, last, 1, 1, 0, norm), nn.Conv2d(last, 1, 4, bias=False)
+        )
+        self.apply(initialise)
+        normalise(self, norm)
 
     def forward(self, images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Return logits [N]."""
@@ -203,31 +163,18 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _initialise(module: nn.Module) -> None:
-    """Draw convolutions from N(0, 0.02) and norms' scales from N(1, 0.02), as the official code does."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
-
-
 def discriminator_loss(
-    real: torch.Tensor, wrong: torch.Tensor | None, fake: torch.Tensor, mismatch_weight: float
-) -> torch.Tensor:
-    """Return BCE(real -> 1) + weighted BCE(wrong -> 0) and BCE(fake -> 0), on logits [N] (Algorithm 1, line 9).
+    real: torch.Tensor, wrong: torch.Tensor | None, fake: torch.Tensor, mismatch_weight: float,
+    kind: Adversarial = "bce",
+) -> torch.Tensor:  # fmt: skip
+    """Return the loss of real + weighted losses of wrong and fake pairs, on logits [N] (Algorithm 1, line 9).
 
     Without wrong pairs (GAN-INT) the fake pairs have the whole weight.
     """
-    loss, weight = F.softplus(-real.float()).mean(), 1.0
+    loss, weight = real_loss(real, kind).mean(), 1.0
     if wrong is not None:
-        loss, weight = loss + mismatch_weight * F.softplus(wrong.float()).mean(), 1 - mismatch_weight
-    return loss + weight * F.softplus(fake.float()).mean()
-
-
-def generator_loss(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the non-saturating loss -log D, weighted by pair, averaged over all pairs (equation 5)."""
-    return (weights * F.softplus(-logits.float())).mean()
+        loss, weight = loss + mismatch_weight * fake_loss(wrong, kind).mean(), 1 - mismatch_weight
+    return loss + weight * fake_loss(fake, kind).mean()
 
 
 class GANStage:
@@ -239,23 +186,17 @@ class GANStage:
     def __init__(self, model: "TextDCGAN") -> None:
         self.config = config = model.config
         self.generator, self.discriminator = model.generator, model.discriminator
-        self.text_encoder = model.text_encoder
-        self.share, self.batch_size, self.ema_kimg = 1 - config.text_share, config.batch_size, config.ema_kimg
-        self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if config.ema_kimg else {}
-        self.images_seen = 0
-        betas = (config.adam_beta1, 0.999)
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), config.learning_rate, betas)
-        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), config.learning_rate, betas)
+        self.text_encoder = model.text.encoder
+        self.share, self.batch_size = 1 - config.text_encoder.share, config.batch_size
+        self.ema_kimg = config.track.ema_kimg
+        self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if self.ema_kimg else {}
+        self.adversaries = Adversaries(config.track, self.generator, self.discriminator)
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step of the discriminator, then one of the generator, on the same captions (Algorithm 1)."""
-        self._schedule(len(batch))
-        self.generator.train()
-        self.discriminator.train()
-        self.text_encoder.eval()
+        self.adversaries.begin_step(len(batch))
         images = from_uint8(batch.images).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            text = self.text_encoder.encode(batch.captions)
+        text = read_frozen(self.text_encoder, batch.captions).sentence
         losses = self._discriminator_step(images, text, mismatched_order(matching_pairs(batch, self.config.mismatch)))
         return losses | self._generator_step(text)
 
@@ -264,65 +205,51 @@ class GANStage:
     ) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             fakes = self.generator(self._noise(text), text)
-        network = self.discriminator
+        network, adversaries = self.discriminator, self.adversaries
+        if adversaries.penalty_is_due():
+            images, text = images.requires_grad_(), text.requires_grad_()
         # A wrong pair is another image of the batch: what was seen in it is known already.
-        seen, read = network.image(images), network.text(text)
-        real, fake = network.match(seen, read), network.match(network.image(fakes), read)
+        seen, read = network.image(adversaries.augmented(images)), network.text(text)
+        real, fake = network.match(seen, read), network.match(network.image(adversaries.augmented(fakes)), read)
         wrong = network.match(seen[order], read) if self.config.objective != "gan-int" else None
-        loss = discriminator_loss(real, wrong, fake, self.config.mismatch_weight)
-        optimiser_step(self.discriminator_optimiser, loss)
+        loss = discriminator_loss(real, wrong, fake, self.config.mismatch_weight, self.config.track.adversarial)
+        adversaries.learn("discriminator", loss + adversaries.penalty(real, images, text))
         means = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
         return {"discriminator": loss.detach()} | means
 
     def _generator_step(self, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        text = text.detach()
         weights = torch.ones(len(text), device=text.device)
         if self.config.objective != "gan-cls":
             half = len(text) // 2
             between = (text[:half] + text[half : 2 * half]) / 2
             text = torch.cat([text, between])
             weights = torch.cat([weights, weights.new_full((half,), self.config.interpolation_weight)])
-        logits = self.discriminator(self.generator(self._noise(text), text), text)
-        loss = generator_loss(logits, weights)
-        optimiser_step(self.generator_optimiser, loss)
+        images = self.adversaries.augmented(self.generator(self._noise(text), text))
+        # Weighted by pair, averaged over all pairs (equation 5).
+        loss = (weights * fooling_loss(self.discriminator(images, text), self.config.track.adversarial)).mean()
+        self.adversaries.learn("generator", loss)
         return {"generator": loss.detach()}
 
     def _noise(self, text: torch.Tensor) -> torch.Tensor:
         return torch.randn(len(text), self.config.noise_dim, device=text.device)
 
-    def _schedule(self, images: int) -> None:
-        self.images_seen += images
-        every = 1000 * self.config.halve_every_kimg
-        rate = self.config.learning_rate * (0.5 ** (self.images_seen // every) if every else 1.0)
-        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-
     def state_dict(self) -> dict[str, Any]:
-        """Return the networks, the optimisers and the images seen."""
-        return {"generator": self.generator.state_dict(), "discriminator": self.discriminator.state_dict(),
-                "generator_optimiser": self.generator_optimiser.state_dict(),
-                "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
-                "images_seen": self.images_seen}
+        """Return the networks, the optimisers and what was seen."""
+        return self.adversaries.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the networks, the optimisers and the images seen."""
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
-        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-        self.images_seen = state["images_seen"]
+        """Restore what `state_dict` returned."""
+        self.adversaries.load_state_dict(state)
 
 
 class TextDCGAN:
-    """The model: a char-CNN-RNN reads the caption, a DCGAN draws it."""
+    """The model: a text encoder reads the caption, a DCGAN draws it."""
 
     def __init__(self, config: TextDCGANConfig) -> None:
         self.config = config
-        self.text_encoder = CharCNNRNN(config.text_encoder)
-        self.tokenizers: dict[str, Tokenizer] = {"caption": self.text_encoder.tokenizer}
-        self.image_encoder = ImageEncoder(
-            config.image_size, config.text_encoder.image_width, config.text_encoder.text_dim
-        )
+        self.text = open_text_encoder(config.text_encoder, config.image_size)
+        self.tokenizers = self.text.encoder.tokenizers
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
         for network in (self.generator, self.discriminator):
@@ -331,29 +258,24 @@ class TextDCGAN:
     def networks(self) -> Mapping[str, nn.Module]:
         """Return generator, discriminator, text encoder and the image encoder that taught it."""
         return {"generator": self.generator, "discriminator": self.discriminator,
-                "text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
+                "text_encoder": self.text.encoder, "image_encoder": self.text.image_encoder}  # fmt: skip
 
     def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
         """Return the text encoder's stage, then the GAN's."""
-        text = JointEmbeddingStage(
-            self.text_encoder, self.image_encoder, self.config.text_encoder,
-            share=self.config.text_share, mismatch=self.config.mismatch,
-        )  # fmt: skip
-        return [text, GANStage(self)]
+        return [text_stage(self.text, self.config.text_encoder, data, self.config.mismatch), GANStage(self)]
 
     def draw_one(self) -> torch.Tensor:
         """Run once the networks that draw one image."""
-        text = self.text_encoder.eval()(torch.zeros(1, self.config.text_encoder.characters, dtype=torch.int64))
+        text = read_frozen(self.text.encoder, [""]).sentence
         images: torch.Tensor = self.generator.eval()(torch.zeros(1, self.config.noise_dim), text)
         return images
 
     def sample(self, captions: Sequence[str], *, seeds: Sequence[int]) -> torch.Tensor:
         """Return one image a caption, uint8 [N, 3, H, W]."""
         self.generator.eval()
-        self.text_encoder.eval()
 
         def draw(some: Sequence[str], some_seeds: Sequence[int]) -> torch.Tensor:
-            text = self.text_encoder.encode(some)
+            text = read_frozen(self.text.encoder, some).sentence
             noise = seeded_normal(some_seeds, self.config.noise_dim).to(text.device)
             images: torch.Tensor = self.generator(noise, text)
             return images

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from ..baselines.published_weights import fill
 from ..errors import UserError
 from ..files import digest_of, digest_of_file, read_json
 from .judges import Look, Training
 from .resize import bicubic
-from .weights import fill, find_weights
+from .weights import find_weights
 
 FOLDER = "clip-vit-base-patch32"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from ..baselines.published_weights import fill
 from ..errors import UserError
 from ..files import digest_of_file
 from .judges import Look, Training
 from .resize import bicubic
-from .weights import fill
 
 SIDE = 224
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ..dalle.clip import TextTransformer, contrastive_loss
+from ..baselines.text_transformer import TextTransformer, contrastive_loss
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
@@ -201,7 +201,7 @@ def _fit(
         numbers = {caption: number for number, caption in enumerate(batch.captions)}
         groups = torch.tensor([numbers[caption] for caption in batch.captions], device=device)
         texts = network.text(trim(tokenizer(batch.captions)).to(device))
-        loss = contrastive_loss(embeddings, texts, network.logit_scale, groups)
+        loss = contrastive_loss(embeddings, texts, network.logit_scale, groups[:, None] == groups[None])
         if logits is not None:
             loss = loss + F.cross_entropy(logits, torch.from_numpy(targets[which][at]).to(device))
         optimiser.zero_grad()

@@ -108,7 +108,8 @@ def load_tokenizers(path: Path, model: TextToImage) -> None:
     for name, own in model.tokenizers.items():
         if documents.get(name) != own.to_json():
             raise UserError(f"{path}: its {name!r} is not this model's tokenizer; train again")
-    model.tokenizers = saved
+    model.tokenizers.clear()
+    model.tokenizers.update(saved)
 
 
 def _signature(documents: Mapping[str, Any]) -> str:

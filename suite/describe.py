@@ -61,6 +61,7 @@ def describe(model: str, preset: str, settings: dict[str, Any]) -> Description:
     config = resolve_config(find_preset(found, preset), settings)
     with torch.device("meta"), torch.no_grad():
         made: TextToImage = found.make(config)
+        stages = tuple(stage.name for stage in made.stages(Blank(config.image_size)))
         flops = None
         if isinstance(made, DrawsOne):
             with FlopCounterMode(display=False) as counter:
@@ -70,7 +71,6 @@ def describe(model: str, preset: str, settings: dict[str, Any]) -> Description:
             name: sum(parameter.numel() for parameter in network.parameters())
             for name, network in made.networks().items()
         }
-        stages = tuple(stage.name for stage in made.stages(Blank(config.image_size)))
     return Description(
         model=found.name, preset=preset, stages=stages, parameters=parameters, flops_per_image=flops, config=config
     )

@@ -34,7 +34,15 @@ MODELS: Mapping[str, Entry] = {
     "text-dcgan": Entry(
         target="baselines.text_dcgan:TextDCGAN",
         about="Reed et al. 2016, arXiv:1605.05396",
-        presets=("tiny", "tiny-gan-cls", "tiny-gan-int", "small", "paper", "paper-gan-cls", "paper-gan-int"),
+        presets=(
+            "tiny", "tiny-gan-cls", "tiny-gan-int", "tiny-stabilised", "small", "small-stabilised",
+            "paper", "paper-gan-cls", "paper-gan-int", "paper-stabilised",
+        ),  # fmt: skip
+    ),
+    "df-gan": Entry(
+        target="baselines.df_gan:DFGAN",
+        about="Tao et al. 2022, arXiv:2008.05865",
+        presets=("tiny", "tiny-stabilised", "small", "small-stabilised", "paper", "paper-stabilised"),
     ),
 }
 DATASETS: Mapping[str, Entry] = {

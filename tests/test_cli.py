@@ -14,8 +14,9 @@ from PIL import Image
 
 from t2ibench.files import read_json, write_json
 
-TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
-        "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8"]  # fmt: skip
+TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8",
+        "--set", "text_encoder.char_cnn_rnn.channels=[8,8,8]", "--set", "text_encoder.char_cnn_rnn.recurrent_width=16",
+        "--set", "text_encoder.char_cnn_rnn.image_width=8"]  # fmt: skip
 
 Call = Callable[..., tuple[int, str, str]]
 

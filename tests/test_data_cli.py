@@ -18,9 +18,10 @@ from test_webdataset import BAD_MEMBERS, SAMPLE, Files
 
 Call = Callable[..., tuple[int, str, str]]
 
-TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
-        "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8", "--set", "batch_size=4",
-        "--set", "text_encoder.batch_size=4", "--set", "augmentation=crop-flip"]  # fmt: skip
+TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8",
+        "--set", "text_encoder.char_cnn_rnn.channels=[8,8,8]", "--set", "text_encoder.char_cnn_rnn.recurrent_width=16",
+        "--set", "text_encoder.char_cnn_rnn.image_width=8", "--set", "batch_size=4",
+        "--set", "text_encoder.char_cnn_rnn.batch_size=4", "--set", "augmentation=crop-flip"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

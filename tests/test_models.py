@@ -14,10 +14,15 @@ from t2ibench.suite.checkpoint import load_state, save_state
 from t2ibench.suite.plugins import MODELS, find_model
 from t2ibench.suite.spec import resolve_config
 
+FAST: Mapping[str, Any] = {"track.generator_learning_rate": 0.01, "track.discriminator_learning_rate": 0.01}
+CHARACTERS: Mapping[str, Any] = {
+    "text_encoder.char_cnn_rnn.channels": [8, 8, 8], "text_encoder.char_cnn_rnn.recurrent_width": 16,
+    "text_encoder.char_cnn_rnn.image_width": 8,
+}  # fmt: skip
 SMALL: Mapping[str, Mapping[str, Any]] = {
-    "text-dcgan": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, "learning_rate": 0.01,
-                   "text_encoder.channels": [8, 8, 8], "text_encoder.recurrent_width": 16,
-                   "text_encoder.image_width": 8},
+    "text-dcgan": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, **FAST, **CHARACTERS},
+    "df-gan": {"generator_width": 4, "discriminator_width": 4, "batch_size": 16, **FAST,
+               "text_encoder.kind": "char-cnn-rnn", **CHARACTERS},
 }  # fmt: skip
 """Settings with which a model trains in a moment; a new model adds its own row."""
 

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from matplotlib import cbook
 from PIL import Image
 
+from t2ibench.baselines import inception_network
+from t2ibench.baselines.published_weights import fill
 from t2ibench.datasets.captioned import Batch
 from t2ibench.errors import UserError
 from t2ibench.eval import clip_judge, efficientnet, inception
 from t2ibench.eval.frechet import FeatureMoments, frechet_distance
 from t2ibench.eval.judges import Training
 from t2ibench.eval.resize import bicubic, tf1_bilinear
-from t2ibench.eval.weights import fill
 from t2ibench.files import digest_of, digest_of_file
 
 
@@ -70,7 +71,7 @@ def set_lively(network):
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / inception.FILES[0]
-    torch.save(set_lively(inception.InceptionV3()).state_dict(), path)
+    torch.save(set_lively(inception_network.InceptionV3()).state_dict(), path)
     yield path
     path.unlink()
 
@@ -84,7 +85,7 @@ def inception_judge(inception_file):
 
 def test_inception_has_the_layout_of_the_published_file():
     with torch.device("meta"):
-        network = inception.InceptionV3()
+        network = inception_network.InceptionV3()
     assert sum(p.numel() for p in network.parameters()) == 23_850_960
     layout = sorted([name, list(tensor.shape)] for name, tensor in network.state_dict().items())
     assert len(layout) == 566
@@ -120,7 +121,7 @@ def test_inception_is_named_by_its_weights(inception_judge, inception_file):
 def test_average_pools_do_not_count_the_padding():
     x = torch.zeros(1, 1, 3, 3)
     x[0, 0, 0, 0] = 36.0
-    assert inception.average(x)[0, 0].tolist() == [[9, 6, 0], [6, 4, 0], [0, 0, 0]]
+    assert inception_network.average(x)[0, 0].tolist() == [[9, 6, 0], [6, 4, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(("maximum", "pooled"), [
@@ -128,13 +129,13 @@ def test_average_pools_do_not_count_the_padding():
     (False, [[9, 6, 0], [6, 4, 0], [0, 0, 0]]),
 ])
 def test_the_last_block_pools_by_maximum(maximum, pooled):
-    block = inception.MixedE(1, pool_maximum=maximum).eval()
+    block = inception_network.MixedE(1, pool_maximum=maximum).eval()
     block.branch_pool.conv.weight.data.fill_(1)
     x = torch.zeros(1, 1, 3, 3)
     x[0, 0, 0, 0] = 36.0
     torch.testing.assert_close(block(x)[0, -1], torch.tensor(pooled, dtype=torch.float32), rtol=1e-3, atol=0)
     with torch.device("meta"):
-        blocks = inception.InceptionV3()
+        blocks = inception_network.InceptionV3()
     assert (blocks.Mixed_7b.pool_maximum, blocks.Mixed_7c.pool_maximum) == (False, True)
 
 

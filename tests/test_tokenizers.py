@@ -19,7 +19,8 @@ from torch import nn
 
 from t2ibench.baselines.interface import Stage, Tokenizes, optimiser_step
 from t2ibench.baselines.text_dcgan import TextDCGAN, TextDCGANConfig
-from t2ibench.baselines.text_encoders import CharCNNRNNConfig
+from t2ibench.baselines.char_cnn_rnn import CharCNNRNNConfig
+from t2ibench.baselines.text_encoders import TextEncoderConfig
 from t2ibench.datasets.bpe import SPECIALS, WORD, BPETokenizer, words_of
 from t2ibench.datasets.captioned import Batch, CaptionedDataset
 from t2ibench.datasets.store import Store
@@ -339,7 +340,8 @@ def test_a_learned_vocabulary_is_there_when_a_finished_run_draws(tmp_path: Path)
 
 def text_dcgan(characters: int = 201) -> TextDCGAN:
     text = CharCNNRNNConfig(channels=(8, 8, 8), recurrent_width=8, text_dim=8, image_width=4, characters=characters)
-    return TextDCGAN(TextDCGANConfig(image_size=16, generator_width=4, discriminator_width=4, text_encoder=text))
+    return TextDCGAN(TextDCGANConfig(image_size=16, generator_width=4, discriminator_width=4,
+                                     text_encoder=TextEncoderConfig(char_cnn_rnn=text)))  # fmt: skip
 
 
 def test_text_dcgan_leaves_its_characters_with_the_run(tmp_path: Path) -> None:
@@ -347,9 +349,9 @@ def test_text_dcgan_leaves_its_characters_with_the_run(tmp_path: Path) -> None:
     model = text_dcgan()
     assert isinstance(model, Tokenizes)
     save_tokenizers(path, model)
-    assert read_json(path)["tokenizers"] == {"caption": {"kind": "character", "length": 201}}
+    assert read_json(path)["tokenizers"] == {"characters": {"kind": "character", "length": 201}}
     load_tokenizers(path, text_dcgan())
-    with pytest.raises(UserError, match=r"tokenizers\.json: its 'caption' is not this model's tokenizer; train again"):
+    with pytest.raises(UserError, match=r"tokenizers\.json: its 'characters' is not this model's tokenizer; train again"):
         load_tokenizers(path, text_dcgan(characters=100))
 
 

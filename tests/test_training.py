@@ -152,8 +152,9 @@ def test_weights_that_are_not_finite_are_never_kept(world: Store, tmp_path: Path
     assert not (tmp_path / "weights.safetensors").exists()
 
 
-TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8", "--set", "text_encoder.channels=[8,8,8]",
-        "--set", "text_encoder.recurrent_width=16", "--set", "text_encoder.image_width=8"]  # fmt: skip
+TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8",
+        "--set", "text_encoder.char_cnn_rnn.channels=[8,8,8]", "--set", "text_encoder.char_cnn_rnn.recurrent_width=16",
+        "--set", "text_encoder.char_cnn_rnn.image_width=8"]  # fmt: skip
 
 
 def command(runs: Path) -> list[str]:

@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 
-from t2ibench.dalle.clip import MAX_LOGIT_SCALE, TextTransformer, contrastive_loss
+from t2ibench.baselines.text_transformer import MAX_LOGIT_SCALE, TextTransformer, contrastive_loss
 
 
 def transformer() -> TextTransformer:
     torch.manual_seed(0)
     network = TextTransformer(vocabulary=20, context=8, width=16, layers=2, heads=2, embed_dim=6, end=2)
     return network.double().eval()
+
+
+def same(groups: list[int]) -> torch.Tensor:
+    return torch.tensor(groups)[:, None] == torch.tensor(groups)[None]
 
 
 def test_what_follows_the_end_has_no_influence() -> None:
@@ -47,21 +51,21 @@ def test_loss_by_hand() -> None:
     rows = (cross(1, half) + cross(half, 0)) / 2
     columns = (cross(1, 0) + cross(half, half)) / 2
     scale = torch.tensor(math.log(3.0))
-    assert contrastive_loss(image, text, scale, torch.tensor([0, 1])).item() == pytest.approx((rows + columns) / 2)
+    assert contrastive_loss(image, text, scale, same([0, 1])).item() == pytest.approx((rows + columns) / 2)
 
 
 def test_equal_captions_are_not_negatives() -> None:
     image = torch.randn(3, 4)
     text = torch.randn(3, 4)
     scale = torch.tensor(1.0)
-    assert contrastive_loss(image, text, scale, torch.tensor([7, 7, 7])).item() == pytest.approx(0)
-    kept = contrastive_loss(image[[0, 2]], text[[0, 2]], scale, torch.tensor([0, 1]))
-    doubled = contrastive_loss(image[[0, 2, 0, 2]], text[[0, 2, 0, 2]], scale, torch.tensor([0, 1, 0, 1]))
+    assert contrastive_loss(image, text, scale, same([7, 7, 7])).item() == pytest.approx(0)
+    kept = contrastive_loss(image[[0, 2]], text[[0, 2]], scale, same([0, 1]))
+    doubled = contrastive_loss(image[[0, 2, 0, 2]], text[[0, 2, 0, 2]], scale, same([0, 1, 0, 1]))
     # Each row still meets its own caption and the two copies of the other.
     assert doubled > kept
 
 
 def test_temperature_is_clipped() -> None:
-    image, text, groups = torch.randn(4, 8), torch.randn(4, 8), torch.arange(4)
-    hot = contrastive_loss(image, text, torch.tensor(50.0), groups)
-    assert hot.item() == pytest.approx(contrastive_loss(image, text, torch.tensor(MAX_LOGIT_SCALE), groups).item())
+    image, text, matching = torch.randn(4, 8), torch.randn(4, 8), same([0, 1, 2, 3])
+    hot = contrastive_loss(image, text, torch.tensor(50.0), matching)
+    assert hot.item() == pytest.approx(contrastive_loss(image, text, torch.tensor(MAX_LOGIT_SCALE), matching).item())

@@ -1,8 +1,8 @@
-"""CLIP: the text transformer and the contrastive loss (Radford et al. 2021, arXiv:2103.00020).
+"""CLIP's text transformer and its contrastive loss (Radford et al. 2021, arXiv:2103.00020).
 
-Parameters have the names of OpenAI's published state dict, less the prefix `transformer.` of the blocks.
+They stand below the models, because GANs are conditioned on what the transformer reads. Parameters have the names of
+OpenAI's published state dict, less the prefix `transformer.` of the blocks.
 """
-
 from collections import OrderedDict
 
 import torch
@@ -57,27 +57,32 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return embeddings, not normalised; what follows the end token has no influence on them."""
+        ends = (tokens == self.end).int().argmax(1)
+        embeddings: torch.Tensor = self.read(tokens)[torch.arange(len(tokens), device=tokens.device), ends]
+        return embeddings
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the embedding of every token and those before it, [N, T, embed_dim]."""
         length = tokens.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         for block in self.resblocks:
             x = block(x, mask)
-        ends = (tokens == self.end).int().argmax(1)
-        embeddings: torch.Tensor = self.ln_final(x[torch.arange(len(x), device=x.device), ends]) @ self.text_projection
+        embeddings: torch.Tensor = self.ln_final(x) @ self.text_projection
         return embeddings
 
 
 def contrastive_loss(
-    image: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor, groups: torch.Tensor
+    image: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor, matching: torch.Tensor
 ) -> torch.Tensor:
     """Return the symmetric cross-entropy of matching N images with N captions (figure 3).
 
     `image`, `text` float [N, D], any length; `logit_scale` the log of the inverse temperature, clipped here.
-    Pairs of one group (int64 [N], say equal captions) are not counted as negatives of each other.
+    Pairs that `matching` (bool [N, N]) marks, say equal captions, are not counted as negatives of each other.
     """
     scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
     logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    twins = (groups[:, None] == groups[None]) & ~torch.eye(len(groups), dtype=torch.bool, device=groups.device)
+    twins = matching & ~torch.eye(len(matching), dtype=torch.bool, device=matching.device)
     logits = logits.masked_fill(twins, float("-inf"))
     at = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, at) + F.cross_entropy(logits.T, at)) / 2
