@@ -10,7 +10,7 @@ multiplies the learning rate by 0.98 an epoch down to a tenth, and clips the gra
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -107,8 +107,9 @@ class WordLSTM(TextEncoder):
         return Read(sentence=sentence, words=words, mask=mask)
 
     def encode(self, captions: Sequence[str]) -> Read:
-        """Read captions."""
-        read: Read = self(self.tokenizers["words"](captions).to(self.embed.weight.device))
+        """Read captions; before a vocabulary is learned, all words are unknown."""
+        tokenizer = self.tokenizers.get("words", WordTokenizer((), self.config.words))
+        read: Read = self(tokenizer(captions).to(self.embed.weight.device))
         return read
 
 
@@ -183,15 +184,54 @@ def word_scores(
     caption's words of word . region) (equations 7 to 10, without the root). `regions` float [N, R, D]; `words` float
     [M, T, D], of which bool `mask` [M, T] marks those that are there.
     """
-    images, captions = len(regions), words.shape[:2]
-    # One product for all pairs, captions first: the softmax over words then runs over whole rows of regions, and
-    # what it returns is multiplied by each image's regions where it lies.
-    near = (words.flatten(0, 1) @ regions.flatten(0, 1).T).view(*captions, -1)
-    near = near.masked_fill(~mask[:, :, None], float("-inf")).softmax(1)
-    attention = (gamma1 * near).view(captions.numel(), images, -1).softmax(2)
-    attended = torch.bmm(attention.transpose(0, 1), regions).view(images, *captions, -1)
-    cosines = F.cosine_similarity(attended, words[None], dim=3)
-    return (gamma2 * cosines).masked_fill(~mask, float("-inf")).logsumexp(2)
+    along, square = _Attended.apply(regions, words, mask, gamma1)  # type: ignore[no-untyped-call]
+    lengths = square.clamp(min=1e-16).sqrt() * torch.linalg.vector_norm(words, dim=2).clamp(min=1e-8)
+    scores: torch.Tensor = (gamma2 * along / lengths).masked_fill(~mask, float("-inf")).logsumexp(2)
+    return scores
+
+
+class _Attended(torch.autograd.Function):
+    """The regions c that each word e attends to, by what a cosine needs of them: e . c and c . c, both [N, M, T].
+
+    A cosine does not ask for the length of c, so that attention stays a sum of exponentials, never divided by their
+    sum. With the regions' inner products G, c . c = a G a: neither c, the largest array of all, is made, nor in the
+    backward pass the product that its gradient would need, because the gradient of a G a is the 2 G a at hand.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, gamma1: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        images, shape = len(regions), (len(regions), *mask.shape, regions.shape[1])
+        # Low enough to have no share in the softmax; with infinity 0 x infinity would be a gradient.
+        absent = torch.where(mask, 0.0, -1e4).view(1, -1, 1)
+        every_word = words.flatten(0, 1).expand(images, -1, -1)
+        near = torch.baddbmm(absent, every_word, regions.transpose(1, 2))
+        share = near.view(shape).softmax(2).view_as(near)
+        attention = (gamma1 * share).exp_()
+        around = torch.bmm(attention, torch.bmm(regions, regions.transpose(1, 2)))
+        along, square = torch.linalg.vecdot(attention, near), torch.linalg.vecdot(attention, around)
+        ctx.save_for_backward(regions, words, near, share, attention, around)
+        ctx.gamma1 = gamma1
+        return along.view(shape[:3]), square.view(shape[:3])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        regions, words, near, share, attention, around = ctx.saved_tensors
+        by_along, by_square = (gradient.reshape(*near.shape[:2], 1) for gradient in gradients)
+        by_share = (near * (ctx.gamma1 * by_along)).addcmul_(around, 2 * ctx.gamma1 * by_square).mul_(attention)
+        by_near = by_share.mul_(share).view(len(regions), *words.shape[:2], -1)
+        by_near = (by_near - share.view_as(by_near) * by_near.sum(2, keepdim=True)).view_as(near)
+        by_near.addcmul_(attention, by_along)
+        by_regions = by_words = None
+        with torch.autocast(near.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                by_inner = torch.bmm(attention.transpose(1, 2), attention * (2 * by_square))
+                every_word = words.flatten(0, 1).expand(len(regions), -1, -1)
+                by_regions = torch.bmm(by_inner, regions).baddbmm_(by_near.transpose(1, 2), every_word)
+            if ctx.needs_input_grad[1]:
+                by_words = torch.bmm(by_near, regions).sum(0).view_as(words)
+        return by_regions, by_words, None, None
 
 
 def matching_loss(scores: torch.Tensor, matching: torch.Tensor) -> torch.Tensor:
@@ -211,8 +251,8 @@ class DAMSM:
     def __init__(self, config: DAMSMConfig, image_size: int) -> None:
         self.config, self.batch_size = config, config.batch_size
         self.clip_norm: float | None = config.clip_norm
-        self.encoder = WordLSTM(config)
-        self.image_encoder = (
+        self.encoder: TextEncoder = WordLSTM(config)
+        self.image_encoder: nn.Module = (
             InceptionRegionEncoder(config) if config.inception_weights else SmallRegionEncoder(image_size, config)
         )
 
@@ -224,8 +264,7 @@ class DAMSM:
 
     def match(self, images: torch.Tensor, read: Read, matching: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return the losses of images with captions that are read already, in float32, and the share matched."""
-        seen = self.image_encoder(images)
-        config = self.config
+        config, seen = self.config, self.image_encoder(images)
         with torch.autocast(images.device.type, enabled=False):
             words = word_scores(
                 seen.regions.float(), read.words.float(), read.mask, gamma1=config.gamma1, gamma2=config.gamma2

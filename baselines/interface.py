@@ -78,6 +78,15 @@ class DrawsOne(Protocol):
 
 
 @runtime_checkable
+class DrawsUnconditionally(Protocol):
+    """A model that can draw images of no caption."""
+
+    def sample_unconditional(self, n: int, *, seeds: Sequence[int]) -> torch.Tensor:
+        """Return `n` images, uint8 [N, 3, H, W]; on the CPU image i depends on seed i alone."""
+        ...
+
+
+@runtime_checkable
 class Tokenizes(Protocol):
     """A model that reads captions through tokenizers, which are kept with the run as `tokenizers.json`."""
 

@@ -25,7 +25,7 @@ from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import Adversarial, divergence_from_normal, fake_loss, fooling_loss, real_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
-from .stabilise import STABILISED, Adversaries, DiscriminatorNorm, Track, normalise
+from .stabilise import STABILISED, Adversaries, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 
@@ -64,7 +64,7 @@ class StackGANv1Config:
     official code."""
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     """The text encoder, taught first and then frozen."""
-    track: Track = field(default_factory=lambda: Track(halve_every_kimg=885.0))
+    track: Track = Track(halve_every_kimg=885.0)
     """How both stages are taught; the learning rates halve every 100 epochs of 8,855 birds."""
     batch_size: int = 64
     """Pairs in a step of either stage."""
@@ -88,12 +88,12 @@ class StackGANv1Config:
 
 
 TINY = StackGANv1Config(
-    image_size=32, stage1_size=16, generator_width=32, discriminator_width=32, condition_dim=64,
+    image_size=32, stage1_size=16, generator_width=24, discriminator_width=24, residual_blocks=2, condition_dim=32,
     mismatch="image", text_encoder=TINY_TEXT, batch_size=16, augmentation="none",
     track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = StackGANv1Config(
-    image_size=64, stage1_size=32, generator_width=64, discriminator_width=48, mismatch="image",
+    image_size=64, stage1_size=32, generator_width=40, discriminator_width=32, residual_blocks=2, mismatch="image",
     text_encoder=SMALL_TEXT, augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv1Config()
@@ -128,7 +128,8 @@ class Drawn(NamedTuple):
 def truncated(noise: torch.Tensor) -> torch.Tensor:
     """Return standard normals as normals cut off at two deviations, by a map that keeps their order."""
     below = torch.special.ndtr(torch.tensor(-2.0, device=noise.device))
-    return torch.special.ndtri(below + (1 - 2 * below) * torch.special.ndtr(noise))
+    cut: torch.Tensor = torch.special.ndtri(below + (1 - 2 * below) * torch.special.ndtr(noise))
+    return cut
 
 
 class Conditioning(nn.Module):
@@ -152,23 +153,22 @@ class Stage1Generator(nn.Module):
         super().__init__()
         doublings = (config.stage1_size // 4).bit_length() - 1
         channels = [config.generator_width << level for level in reversed(range(doublings))]
-        self.split = (config.noise_dim, config.condition_dim)
+        self.noise_dim = config.noise_dim
         self.conditioning = Conditioning(config)
         first = 16 * channels[0]
-        self.expand = nn.Sequential(nn.Linear(sum(self.split), first, bias=False), nn.BatchNorm1d(first))
+        read = nn.Linear(config.noise_dim + config.condition_dim, first, bias=False)
+        self.expand = nn.Sequential(read, nn.BatchNorm1d(first))
         layers: list[nn.Module] = [Bottleneck(channels[0], channels[0] // 4, nn.ReLU)]
         for level, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
-            layers += [UpConvolution(before, after, None), Bottleneck(after, after // 4, nn.ReLU)] if level == 0 else [
-                UpConvolution(before, after, nn.ReLU)
-            ]  # fmt: skip
+            layers += [UpConvolution(before, after, nn.Identity if level == 0 else nn.ReLU)]
+            layers += [Bottleneck(after, after // 4, nn.ReLU)] * (level == 0)
         self.up = nn.Sequential(*layers, nn.Upsample(scale_factor=2), ImageHead(channels[-1]))
         self.apply(initialise)
 
     def forward(self, text: torch.Tensor, noise: torch.Tensor) -> Drawn:
         """Return the sketches."""
-        noise, condition_noise = noise.split(self.split, dim=1)
-        condition = self.conditioning(text, condition_noise)
-        features = self.expand(torch.cat([noise, condition.code], 1))
+        condition: Condition = self.conditioning(text, noise[:, self.noise_dim :])
+        features = self.expand(torch.cat([noise[:, : self.noise_dim], condition.code], 1))
         return Drawn(self.up(features.view(len(features), -1, 4, 4)), condition)
 
 
@@ -261,7 +261,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(
     real: torch.Tensor, wrong: torch.Tensor, fake: torch.Tensor, mismatch_weight: float, kind: Adversarial
 ) -> torch.Tensor:
-    """Return the loss of real pairs and, weighted, of wrong and fake ones, on logits [N] (equations 3 and 5)."""
+    """Return the loss of real pairs and, weighted, of wrong and fake ones, on logits [N] (section 3.3)."""
     wrong_loss, rest = mismatch_weight * fake_loss(wrong, kind).mean(), 1 - mismatch_weight
     return real_loss(real, kind).mean() + wrong_loss + rest * fake_loss(fake, kind).mean()
 
@@ -270,10 +270,10 @@ class GANStage:
     """Teach one generator and its discriminator, a step each, with all that was taught before frozen."""
 
     def __init__(
-        self, model: "StackGANv1", name: Literal["stage1", "stage2"], draw: Callable[[torch.Tensor, torch.Tensor], Drawn]
+        self, model: "StackGANv1", number: Literal[1, 2], draw: Callable[[torch.Tensor, torch.Tensor], Drawn]
     ) -> None:
-        self.config, self.name, self.draw = model.config, name, draw
-        config, first = model.config, name == "stage1"
+        self.config, self.name, self.draw = model.config, f"stage{number}", draw
+        config, first = model.config, number == 1
         generator = model.stage1_generator if first else model.stage2_generator
         self.discriminator = model.stage1_discriminator if first else model.stage2_discriminator
         self.adversaries = Adversaries(config.track, generator, self.discriminator)
@@ -351,10 +351,10 @@ class StackGANv1:
     def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
         """Return the text encoder's stage, then stage 1 and stage 2."""
         text = text_stage(self.text, self.config.text_encoder, data, self.config.mismatch)
-        return [text, GANStage(self, "stage1", self.stage1_generator), GANStage(self, "stage2", self.refine)]
+        return [text, GANStage(self, 1, self.stage1_generator), GANStage(self, 2, self.refine)]
 
     def refine(self, text: torch.Tensor, noise: torch.Tensor) -> Drawn:
-        """Draw from embeddings [N, text_dim] and noise [N, noise_dim + 2 condition_dim]; stage 1 learns nothing of it."""
+        """Draw embeddings [N, text_dim] from noise [N, noise_dim + 2 condition_dim]; stage 1 learns nothing of it."""
         sketching = self.config.noise_dim + self.config.condition_dim
         with torch.no_grad():
             sketches = self.stage1_generator.eval()(text, noise[:, :sketching]).images

@@ -7,7 +7,7 @@ unconditional (section 4.3). Other than there:
 - The average holds batch norm's statistics too; the official one holds parameters only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -63,16 +63,16 @@ class StackGANv2Config:
     """Of the divergence of c from N(0, 1) as a mean over pairs and dimensions, as in the official code; the paper's
     is a sum over dimensions."""
     joint: bool = True
-    """Judge images with and without their caption (JCU, equations 6 and 7). Without, only with: the loss is then
+    """Judge images with and without their caption (JCU, section 4.2). Without, only with: the loss is then
     real + (wrong + fake) / 2, as in the official code."""
     wrong_image_is_real: bool = True
     """The discriminator is to call the image of a wrong pair real where it judges images alone, as in the official
-    code: so it is, but the paper's equations have no such term."""
+    code: so it is, but the paper has no such term."""
     condition_learns_from_discriminators: bool = True
     """In the generator's step, gradients also reach the condition's mean by way of the discriminators that read it,
     as in the official code. In their own step they never do."""
     colour_weight: float = 0.0
-    """Of the loss that keeps colours alike from scale to scale (alpha, equation 9): published as 50 without captions,
+    """Of the loss that keeps colours alike from scale to scale (alpha, section 4.3): published as 50 without captions,
     0 with."""
     colour_covariance_weight: float = 5.0
     """Of the covariance of colours in that loss (lambda 2); their mean has 1 (lambda 1)."""
@@ -80,7 +80,7 @@ class StackGANv2Config:
     """What makes a caption wrong for an image: another "class" (birds) or just another "image" (COCO)."""
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     """The text encoder, taught first and then frozen; unused without captions."""
-    track: Track = field(default_factory=lambda: Track(ema_kimg=16.6))
+    track: Track = Track(ema_kimg=16.6)
     """How the networks are taught. A published decay of 0.999 a step of 24 images is a half-life of 16.6 thousand."""
     batch_size: int = 24
     """Pairs in a step of the GAN."""
@@ -113,13 +113,13 @@ class StackGANv2Config:
 
 
 TINY = StackGANv2Config(
-    image_size=32, branches=2, generator_width=32, discriminator_width=32, condition_dim=64,
+    image_size=32, branches=2, generator_width=16, discriminator_width=16, residual_blocks=1, condition_dim=32,
     mismatch="image", text_encoder=TINY_TEXT, batch_size=16, augmentation="none",
     track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = StackGANv2Config(
-    image_size=64, generator_width=64, discriminator_width=32, mismatch="image", text_encoder=SMALL_TEXT,
-    augmentation="none", track=Track(ema_kimg=5.0),
+    image_size=64, generator_width=32, discriminator_width=24, residual_blocks=1, condition_dim=64, mismatch="image",
+    text_encoder=SMALL_TEXT, augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv2Config()
 PRESETS: Mapping[str, StackGANv2Config] = {
@@ -204,7 +204,7 @@ class Logits(NamedTuple):
 def discriminator_loss(
     real: Logits, wrong: Logits, fake: Logits, kind: Adversarial, *, wrong_image_is_real: bool
 ) -> torch.Tensor:
-    """Return one discriminator's loss: with both kinds of logits the plain sum of six terms (equation 6).
+    """Return one discriminator's loss: with both kinds of logits the plain sum of six terms (section 4.2).
 
     With one kind alone: real + fake of images, or real + (wrong + fake) / 2 of pairs.
     """
@@ -221,7 +221,7 @@ def discriminator_loss(
 
 
 def generator_loss(fakes: Sequence[Logits], kind: Adversarial) -> torch.Tensor:
-    """Return the sum over scales and kinds of logits of the loss of not being taken for real (equations 1 and 7)."""
+    """Return the sum over scales and kinds of logits of the loss of not being taken for real."""
     asked = [logits for scale in fakes for logits in scale if logits is not None]
     return torch.stack([fooling_loss(logits, kind).mean() for logits in asked]).sum()
 
@@ -237,7 +237,7 @@ def colours(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def colour_loss(images: Sequence[torch.Tensor], covariance_weight: float) -> torch.Tensor:
     """Return how far each scale's colours are from those of the next coarser one, which learns nothing of it.
 
-    Mean squared errors over entries and images of the mean colour and, weighted, of the covariance (equation 8).
+    Mean squared errors over entries and images of the mean colour and, weighted, of the covariance (section 4.3).
     """
     loss = images[0].new_zeros((), dtype=torch.float32)
     for coarse, fine in zip(images, images[1:], strict=False):
@@ -253,9 +253,9 @@ class GANStage:
     draws = True
 
     def __init__(self, model: "StackGANv2") -> None:
-        self.config, self.generator, self.discriminators = model.config, model.generator, model.discriminators
-        config, self.text = model.config, model.text
-        self.adversaries = Adversaries(config.track, self.generator, self.discriminators)
+        config = self.config = model.config
+        self.text, self.generator, self.scales = model.text, model.generator, model.scales
+        self.adversaries = Adversaries(config.track, self.generator, model.discriminator)
         self.share = 1 - config.text_encoder.share if config.conditional else 1.0
         self.batch_size, self.ema_kimg = config.batch_size, config.track.ema_kimg
         self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if self.ema_kimg else {}
@@ -274,18 +274,18 @@ class GANStage:
         return {"discriminator": total.detach()} | (named if len(named) > 1 else {}) | self._generator_step(drawn)
 
     def _scale_loss(self, scale: int, images: torch.Tensor, drawn: Drawn, order: torch.Tensor) -> torch.Tensor:
-        due, discriminator = self.adversaries.penalty_is_due(), self.discriminators[scale]
+        due, discriminator = self.adversaries.penalty_is_due(), self.scales[scale]
         real = self.adversaries.augmented(shrink(images, self.config.sizes[scale])).detach().requires_grad_(due)
         fake = self.adversaries.augmented(drawn.images[scale].detach())
         mean = None if drawn.mean is None else drawn.mean.detach().requires_grad_(due)
         # A wrong pair is another image of the batch: what was seen in it is known already.
         seen = discriminator(real)
-        logits = self._judge(scale, seen, mean)
-        wrong = self._judge(scale, seen[order], mean) if self.config.conditional else Logits(None, None)
+        logits = self._judge(discriminator, seen, mean)
+        wrong = self._judge(discriminator, seen[order], mean) if self.config.conditional else Logits(None, None)
+        fooled = self._judge(discriminator, discriminator(fake), mean)
         loss = discriminator_loss(
-            logits, wrong, self._judge(scale, discriminator(fake), mean), self.config.track.adversarial,
-            wrong_image_is_real=self.config.wrong_image_is_real,
-        )  # fmt: skip
+            logits, wrong, fooled, self.config.track.adversarial, wrong_image_is_real=self.config.wrong_image_is_real
+        )
         judged = logits.alone if logits.paired is None else logits.paired
         assert judged is not None
         return loss + self.adversaries.penalty(judged, real, real if mean is None else mean)
@@ -294,11 +294,10 @@ class GANStage:
         config, mean = self.config, drawn.mean
         if mean is not None and not config.condition_learns_from_discriminators:
             mean = mean.detach()
-        seen = [
-            discriminator(self.adversaries.augmented(images))
-            for discriminator, images in zip(self.discriminators, drawn.images, strict=True)
+        judged = [
+            self._judge(discriminator, discriminator(self.adversaries.augmented(images)), mean)
+            for discriminator, images in zip(self.scales, drawn.images, strict=True)
         ]
-        judged = [self._judge(scale, features, mean) for scale, features in enumerate(seen)]
         parts = {"generator": generator_loss(judged, config.track.adversarial)}
         total = parts["generator"]
         if drawn.mean is not None and drawn.log_std is not None:
@@ -310,8 +309,9 @@ class GANStage:
         self.adversaries.learn("generator", total)
         return {name: part.detach() for name, part in parts.items()}
 
-    def _judge(self, scale: int, seen: torch.Tensor, mean: torch.Tensor | None) -> Logits:
-        discriminator = self.discriminators[scale]
+    def _judge(
+        self, discriminator: JointDiscriminator, seen: torch.Tensor, mean: torch.Tensor | None
+    ) -> Logits:
         alone = discriminator.alone(seen) if mean is None or self.config.joint else None
         return Logits(alone, None if mean is None else discriminator.with_caption(seen, mean))
 
@@ -322,3 +322,63 @@ class GANStage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the networks, their optimisers and what was seen."""
         self.adversaries.load_state_dict(state)
+
+
+class StackGANv2:
+    """The model: a text encoder reads the caption, the tree draws it at every scale; the finest is what is seen.
+
+    Made without captions (`conditional=False`) it has no text encoder, and `sample` draws whatever the captions say.
+    """
+
+    def __init__(self, config: StackGANv2Config) -> None:
+        self.config = config
+        self.text = open_text_encoder(config.text_encoder, config.image_size) if config.conditional else None
+        self.tokenizers: dict[str, Tokenizer] = self.text.encoder.tokenizers if self.text else {}
+        self.generator = Generator(config)
+        norm = config.track.discriminator_norm
+        self.scales = [
+            JointDiscriminator(
+                size, config.discriminator_width, config.condition_dim, norm, conditional=config.conditional
+            )
+            for size in config.sizes
+        ]
+        self.discriminator = nn.ModuleList(self.scales).apply(initialise_orthogonal)
+        normalise(self.discriminator, norm)
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Return the generators, the discriminators and, with captions, text encoder and its image encoder."""
+        adversaries = {"generator": self.generator, "discriminator": self.discriminator}
+        if self.text is None:
+            return adversaries
+        return adversaries | {"text_encoder": self.text.encoder, "image_encoder": self.text.image_encoder}
+
+    def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
+        """Return the text encoder's stage, where there are captions, then the GAN's."""
+        if self.text is None:
+            return [GANStage(self)]
+        return [text_stage(self.text, self.config.text_encoder, data, self.config.mismatch), GANStage(self)]
+
+    def draw_one(self) -> torch.Tensor:
+        """Run once the networks that draw one image."""
+        return self._draw([""], torch.zeros(1, self.config.code_dim))
+
+    def sample(self, captions: Sequence[str], *, seeds: Sequence[int]) -> torch.Tensor:
+        """Return one image a caption, that of the finest branch, uint8 [N, 3, H, W]."""
+
+        def draw(some: Sequence[str], some_seeds: Sequence[int]) -> torch.Tensor:
+            return self._draw(some, seeded_normal(some_seeds, self.config.code_dim))
+
+        return sample_in_chunks(draw, captions, seeds)
+
+    def sample_unconditional(self, n: int, *, seeds: Sequence[int]) -> torch.Tensor:
+        """Return `n` images of no caption, uint8 [N, 3, H, W]; raise UserError of a model made for captions."""
+        if self.config.conditional:
+            raise UserError("conditional=true: this model draws captions; expected one made with conditional=false")
+        return self.sample([""] * n, seeds=seeds)
+
+    def _draw(self, captions: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
+        text = read_frozen(self.text.encoder, captions).sentence if self.text else None
+        drawn: Drawn = self.generator.eval()(noise.to(next(self.generator.parameters()).device), text)
+        return drawn.images[-1]

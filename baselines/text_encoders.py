@@ -52,7 +52,9 @@ TINY_TEXT = TextEncoderConfig(
     char_cnn_rnn=CharCNNRNNConfig(
         channels=(64, 96, 128), recurrent_width=128, text_dim=128, optimiser="adam", learning_rate=1e-3, image_width=32
     ),
-    damsm=DAMSMConfig(vocabulary=2000, words=24, word_dim=64, text_dim=128, image_width=32),
+    damsm=DAMSMConfig(
+        vocabulary=2000, words=24, word_dim=64, text_dim=128, dropout=0.1, image_width=32, regions=4
+    ),
     clip=CLIPTextConfig(vocabulary=2000, words=24, width=96, layers=2, heads=4, text_dim=128, batch_size=64,
                         learning_rate=1e-3, image_width=32),
 )  # fmt: skip
@@ -63,7 +65,9 @@ SMALL_TEXT = TextEncoderConfig(
         channels=(128, 192, 256), recurrent_width=256, text_dim=256, optimiser="adam", learning_rate=1e-3,
         image_width=32,
     ),
-    damsm=DAMSMConfig(vocabulary=5450, words=24, word_dim=128, text_dim=256, image_width=32),
+    damsm=DAMSMConfig(
+        vocabulary=5450, words=24, word_dim=128, text_dim=256, dropout=0.1, image_width=32, regions=8
+    ),
     clip=CLIPTextConfig(vocabulary=5450, words=24, width=192, layers=4, heads=4, text_dim=256, batch_size=64,
                         learning_rate=1e-3, image_width=32),
 )  # fmt: skip

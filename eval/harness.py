@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files import cache_folder, digest_of, seed_of
 from ..reports.records import Score
 from .alignment import CLIPScore, RPrecision
+from .diversity import Diversity, collapse_note
 from .frechet import FID, FeatureMoments, load_moments, save_moments
 from .inception_score import InceptionScore
 from .judges import Judge, Look, ReportsAccuracy
@@ -23,6 +24,8 @@ CANDIDATES = 100
 """Captions among which R-precision looks for the right one."""
 SPLITS = 10
 """Parts of the images of which the Inception Score is the mean."""
+REPEATED = (32, 8)
+"""Captions drawn again to see whether their images differ, and how many images of each."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the images done, and their total."""
@@ -65,6 +68,16 @@ def choose_prompts(data: CaptionedDataset, images: int, seed: int) -> list[Promp
     return prompts
 
 
+def repeated_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the first captions of `prompts`, each as often as `REPEATED` says with noise of its own; caption by caption.
+
+    Fewer captions are taken where `prompts` has fewer different ones.
+    """
+    captions, times = REPEATED
+    firsts = [prompts[at] for at in first_places([prompt.caption for prompt in prompts])[:captions]]
+    return [prompt._replace(seed=seed_of("again", prompt.seed, number)) for prompt in firsts for number in range(times)]
+
+
 def _blocks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     return (indices[start : start + BATCH] for start in range(0, len(indices), BATCH))
 
@@ -85,12 +98,13 @@ def evaluate(
     progress: Progress = lambda what, done, total: None,
     *,
     described: Sequence[str] | None = None,
+    repeated: torch.Tensor | None = None,
 ) -> Evaluated:
     """Score images uint8 [N, 3, H, W], drawn for `captions`, against the real images of `reference`.
 
     Every judge sees each image once. `described` names the real image that each caption was taken from: two
-    captions of one image are both true of it, so R-precision has the first only. Raises UserError when the
-    numbers of images and captions differ.
+    captions of one image are both true of it, so R-precision has the first only. `repeated`, images of
+    `repeated_prompts`, shows the diversity. Raises UserError when the numbers of images and captions differ.
     """
     if len(images) != len(captions):
         raise UserError(f"{len(images)} images and {len(captions)} captions came; expected as many of each")
@@ -101,10 +115,14 @@ def evaluate(
         for panel in panels:
             panel.update(some, texts, [at - start for at in firsts if start <= at < start + len(some)])
         progress("look at the images", start + len(some), len(images))
+    if repeated is not None:
+        for panel in panels:
+            panel.update_diversity(repeated)
     missing = left_out(len(images), len({captions[at] for at in firsts}))
     scores = [score for panel in panels for score in panel.scores(leave_out=missing)]
     notes = [accuracy_note(judge) for judge in judges if isinstance(judge, ReportsAccuracy) and judge.held_out]
     notes += [f"{metric}: left out, {why}" for metric, why in missing.items()]
+    notes += filter(None, (collapse_note(score.name, score.value) for score in scores if score.metric == "diversity"))
     return Evaluated(scores=tuple(scores), notes=tuple(notes))
 
 
@@ -116,7 +134,7 @@ def accuracy_note(judge: ReportsAccuracy) -> str:
 
 def first_places(names: Sequence[str]) -> list[int]:
     """Return the places at which each name stands first, in order."""
-    return list({name: at for at, name in reversed(list(enumerate(names)))}.values())[::-1]
+    return sorted({name: at for at, name in reversed(list(enumerate(names)))}.values())
 
 
 def left_out(images: int, captions: int) -> dict[str, str]:
@@ -139,6 +157,7 @@ class Panel:
         self.inception_score: InceptionScore | None = None
         self.clip_score = CLIPScore()
         self.r_precision = RPrecision(CANDIDATES)
+        self.diversity = Diversity(real)
         self.n = 0
 
     def update(self, images: torch.Tensor, captions: Sequence[str], firsts: Sequence[int]) -> None:
@@ -159,6 +178,11 @@ class Panel:
             at = torch.tensor(firsts, dtype=torch.int64, device=texts.device)
             self.r_precision.update(look.embeddings[at], texts[at], [captions[place] for place in firsts])
 
+    def update_diversity(self, repeated: torch.Tensor) -> None:
+        """Look at images of `repeated_prompts`."""
+        features = torch.cat([self.judge.look(some).features for some in repeated.split(BATCH)])
+        self.diversity.update(features.view(-1, REPEATED[1], features.shape[1]))
+
     def scores(self, *, leave_out: Collection[str]) -> list[Score]:
         """Return what the judge's metrics say of all images seen, but for those to be left out."""
         fid = Estimate(value=self.fid.compute(), stderr=torch.tensor(torch.nan), n=torch.tensor(self.n))
@@ -168,6 +192,8 @@ class Panel:
             served["is"] = self.inception_score
         if self.clip_score.n:
             served |= {"clip_score": self.clip_score, "r_precision": self.r_precision}
+        if self.diversity.variances:
+            served["diversity"] = self.diversity
         return scores + [
             self._score(name, metric.compute(), metric) for name, metric in served.items() if name not in leave_out
         ]

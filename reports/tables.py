@@ -18,7 +18,7 @@ from .records import Record, Score
 PROTOCOL = ("dataset", "image_size", "data", "evaluation")
 """What two runs must share to stand in one table; `data` holds the digests, so equal names are not enough."""
 
-METRICS = ("fid", "is", "clip_score", "r_precision")
+METRICS = ("fid", "is", "clip_score", "r_precision", "diversity")
 """The order of the columns; metrics unknown here come after them."""
 
 

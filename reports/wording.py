@@ -10,7 +10,7 @@ from .tables import METRICS, Cell, Row, Table, typed
 CLAIM_SEEDS = 4
 """With fewer, an exact two-sided permutation test of two methods cannot reach p < 0.05 (3 v 3: 0.10)."""
 
-_NAMES = dict(zip(METRICS, ("FID", "IS", "CLIP score", "R-precision"), strict=True))
+_NAMES = dict(zip(METRICS, ("FID", "IS", "CLIP score", "R-precision", "Diversity"), strict=True))
 _PLAIN = {"fid@inception", "is@inception", "clip_score@clip"}
 """The scores that the literature means by the bare name: the 2015 Inception weights and OpenAI's CLIP."""
 

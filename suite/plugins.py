@@ -31,6 +31,11 @@ class Entry:
 
 
 MODELS: Mapping[str, Entry] = {
+    "aligndraw": Entry(
+        target="baselines.aligndraw:AlignDRAW",
+        about="Mansimov et al. 2016, arXiv:1511.02793",
+        presets=("tiny", "small", "paper", "paper-mnist"),
+    ),
     "text-dcgan": Entry(
         target="baselines.text_dcgan:TextDCGAN",
         about="Reed et al. 2016, arXiv:1605.05396",
@@ -38,6 +43,24 @@ MODELS: Mapping[str, Entry] = {
             "tiny", "tiny-gan-cls", "tiny-gan-int", "tiny-stabilised", "small", "small-stabilised",
             "paper", "paper-gan-cls", "paper-gan-int", "paper-stabilised",
         ),  # fmt: skip
+    ),
+    "stackgan-v1": Entry(
+        target="baselines.stackgan_v1:StackGANv1",
+        about="Zhang et al. 2017, arXiv:1612.03242",
+        presets=("tiny", "tiny-stabilised", "small", "small-stabilised", "paper", "paper-stabilised"),
+    ),
+    "stackgan-v2": Entry(
+        target="baselines.stackgan_v2:StackGANv2",
+        about="Zhang et al. 2018, arXiv:1710.10916",
+        presets=(
+            "tiny", "tiny-stabilised", "tiny-unconditional", "small", "small-stabilised",
+            "paper", "paper-stabilised", "paper-unconditional",
+        ),  # fmt: skip
+    ),
+    "attngan": Entry(
+        target="baselines.attngan:AttnGAN",
+        about="Xu et al. 2018, arXiv:1711.10485",
+        presets=("tiny", "tiny-stabilised", "small", "small-stabilised", "paper", "paper-stabilised"),
     ),
     "df-gan": Entry(
         target="baselines.df_gan:DFGAN",
@@ -85,6 +108,7 @@ METRICS: Mapping[str, str] = {
     "is": "Inception Score of the judge's classes (higher is better)",
     "clip_score": "100 x cosine of image and caption (higher is better)",
     "r_precision": "share of images matched to their caption among 100; chance is 0.01 (higher is better)",
+    "diversity": "spread of the images of one caption, as a share of the real images' spread (higher is better)",
 }
 
 

@@ -22,7 +22,7 @@ from ..datasets.images import first_side
 from ..datasets.loader import Augmentation, stored_size
 from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
-from ..eval.harness import Evaluated, choose_prompts, evaluate
+from ..eval.harness import Evaluated, choose_prompts, evaluate, repeated_prompts
 from ..eval.judges import Judge, Training
 from ..files import digest_of, read_json, seed_of, write_json, write_text
 from ..reports.records import SCHEMA, Record, StageCost, load, save
@@ -34,7 +34,7 @@ from .spec import Evaluation, TrainSpec, resolve_config
 from .training import CHECKPOINT_SECONDS, Watch, silent, train
 
 GRID_CAPTIONS = 32
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised when the harness or a metric changes what it says of the same images."""
 
 
@@ -267,9 +267,10 @@ def _score(opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Pa
     model = load_model(opened)
     prompts = choose_prompts(panel.data, panel.evaluation.images, panel.evaluation.seed)
     drawn = draw(model, prompts, opened.folder / "samples", watch)
+    again = draw(model, repeated_prompts(prompts), opened.folder / "samples", watch)
     evaluated = evaluate(
         torch.from_numpy(drawn.images), [prompt.caption for prompt in prompts], panel.data, panel.judges, watch,
-        described=[prompt.image_id for prompt in prompts],
+        described=[prompt.image_id for prompt in prompts], repeated=torch.from_numpy(again.images),
     )  # fmt: skip
     parameters = {
         name: sum(parameter.numel() for parameter in network.parameters())

@@ -73,9 +73,7 @@ def resolve_config(preset: Any, overrides: Mapping[str, Any]) -> Any:
     Text is read as JSON where it can be ("3", "true", "[1, 2]") and must fit the field's type. Raises
     UserError for an unknown field, naming the nearest, and for a value of another type.
     """
-    for name, value in overrides.items():
-        preset = _replace(preset, name.split("."), value, name)
-    return preset
+    return _replace(preset, overrides, "")
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, str]:
@@ -89,18 +87,25 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def _replace(config: Any, path: list[str], value: Any, name: str) -> Any:
+def _replace(config: Any, overrides: Mapping[str, Any], prefix: str) -> Any:
+    """Return `config` with all overrides put in at once: some are valid only together."""
     fields = {field.name: field for field in dataclasses.fields(config)}
-    if path[0] not in fields:
-        prefix = name.removesuffix(".".join(path))
-        raise unknown("setting", name, (prefix + field for field in fields))
-    current = getattr(config, path[0])
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"setting {name!r}: {path[0]} has no fields inside")
-        return dataclasses.replace(config, **{path[0]: _replace(current, path[1:], value, name)})
-    kind = typing.get_type_hints(type(config))[path[0]]
-    return dataclasses.replace(config, **{path[0]: _fit(_read(value), kind, name)})
+    kinds = typing.get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        field, _, rest = name.partition(".")
+        if field not in fields:
+            raise unknown("setting", prefix + name, (prefix + known for known in fields))
+        if not rest:
+            changes[field] = _fit(_read(value), kinds[field], prefix + name)
+        elif not dataclasses.is_dataclass(getattr(config, field)):
+            raise UserError(f"setting {prefix + name!r}: {field} has no fields inside")
+        else:
+            inside.setdefault(field, {})[rest] = value
+    for field, own in inside.items():
+        changes[field] = _replace(getattr(config, field), own, f"{prefix}{field}.")
+    return dataclasses.replace(config, **changes)
 
 
 def _read(value: Any) -> Any:

@@ -48,7 +48,8 @@ def first_run(call: Call, runs: Path) -> dict[str, Any]:
 def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     found = first_run(call, tmp_path / "runs")
     folder = Path(found["run"])
-    assert set(found["scores"]) == {"fid@scenes", "is@scenes", "clip_score@scenes", "r_precision@scenes"}
+    assert set(found["scores"]) == {"fid@scenes", "is@scenes", "clip_score@scenes", "r_precision@scenes",
+                                    "diversity@scenes"}  # fmt: skip
     assert found["scores"]["fid@scenes"]["higher_is_better"] is False and found["scores"]["fid@scenes"]["n"] == 200
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert first_run(call, tmp_path / "runs") == found, "the same command again has nothing to do"

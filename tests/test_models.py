@@ -20,7 +20,13 @@ CHARACTERS: Mapping[str, Any] = {
     "text_encoder.char_cnn_rnn.image_width": 8,
 }  # fmt: skip
 SMALL: Mapping[str, Mapping[str, Any]] = {
+    "aligndraw": {"steps": 3, "encoder_width": 16, "decoder_width": 16, "latent_dim": 8, "batch_size": 16,
+                  "initial_deviation": 0.2, "learning_rate": 0.01},
     "text-dcgan": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, **FAST, **CHARACTERS},
+    "stackgan-v1": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, **FAST, **CHARACTERS},
+    "stackgan-v2": {"generator_width": 8, "discriminator_width": 8, "batch_size": 16, **FAST, **CHARACTERS},
+    "attngan": {"generator_width": 4, "discriminator_width": 4, "batch_size": 16, **FAST,
+                "text_encoder.damsm.image_width": 8},
     "df-gan": {"generator_width": 4, "discriminator_width": 4, "batch_size": 16, **FAST,
                "text_encoder.kind": "char-cnn-rnn", **CHARACTERS},
 }  # fmt: skip
@@ -105,6 +111,7 @@ def test_captions_and_seeds_both_matter(name: str, world: Store) -> None:
 @names
 def test_odd_captions_are_drawn(name: str, world: Store) -> None:
     model = make(name)
+    model.stages(world)
     odd = ["", "a", "ünïcode 🦊 and zyzzyva", "word " * 2000, "\n\t"]
     assert model.sample(odd, seeds=range(5)).shape == (5, 3, 32, 32)
 

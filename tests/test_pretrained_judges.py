@@ -197,7 +197,7 @@ def damage(path, how, weights):
     "how", ["pickled", "no names", "renamed", "reshaped", "truncated", "page", "empty", "absent"]
 )
 def test_damaged_weights_are_named_and_nothing_in_them_is_run(tmp_path, how, suffix):
-    path, network = tmp_path / f"weights.{suffix}", inception.Conv(3, 4, 3)
+    path, network = tmp_path / f"weights.{suffix}", inception_network.Conv(3, 4, 3)
     damage(path, how, network.state_dict())
     with pytest.raises(UserError, match=rf"weights\.{suffix}: ") as caught:
         fill(network, path)
@@ -209,7 +209,7 @@ def test_damaged_weights_are_named_and_nothing_in_them_is_run(tmp_path, how, suf
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_whole_weights_are_loaded_and_frozen(tmp_path, suffix):
-    source, network = set_lively(inception.Conv(3, 4, 3)), inception.Conv(3, 4, 3)
+    source, network = set_lively(inception_network.Conv(3, 4, 3)), inception_network.Conv(3, 4, 3)
     weights = {name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name}
     save = torch.save if suffix == "pth" else safetensors.torch.save_file
     save({**weights, "AuxLogits.fc.weight": torch.ones(2)}, tmp_path / f"weights.{suffix}")

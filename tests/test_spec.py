@@ -230,3 +230,10 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
             load()
     with pytest.raises(TypeError, match="a state holds"):
         save_state(path, {"x": object()})
+
+
+def test_settings_that_are_valid_only_together_are_put_in_together() -> None:
+    preset = find_preset(find_model("attngan"), "tiny")
+    for order in (1, -1):
+        settings = dict([("text_encoder.kind", "clip"), ("damsm_weight", "0")][::order])
+        assert resolve_config(preset, settings).text_encoder.kind == "clip"

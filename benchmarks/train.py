@@ -1,0 +1,104 @@
+"""How fast the models train: images a second of a step alone and of the loop around it, and what the loop adds.
+
+    python benchmarks/train.py                      # every model at `tiny`
+    python benchmarks/train.py df-gan/small attngan/tiny-stabilised --seconds 20
+
+Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
+making a batch takes (in a thread of its own, beside the step), `rest` what the loop takes over the bare step: seeds,
+average of the weights, logging, waiting for data.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from t2ibench.baselines.interface import Stage
+from t2ibench.datasets.loader import Loader, stored_size
+from t2ibench.datasets.scenes import Scenes
+from t2ibench.datasets.store import Store, prepare
+from t2ibench.suite.plugins import MODELS, find_model, find_preset
+from t2ibench.suite.run import augmentation_of
+from t2ibench.suite.training import Position, StageLoop, silent
+
+BLOCKS = 6
+
+
+class Timing(NamedTuple):
+    """Seconds a step."""
+
+    bare: float
+    loop: float
+    data: float
+
+
+def main() -> None:
+    """Print a line a stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[f"{name}/tiny" for name in MODELS], metavar="MODEL/PRESET")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each stage, about")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}")
+    print(f"{'model/preset':<30}{'stage':<14}{'batch':>6}{'step img/s':>12}{'loop img/s':>12}{'data':>7}{'rest':>7}")
+    for name in options.models:
+        for stage, data, augmentation in stages(name):
+            timing = measure(stage, data, augmentation, options.precision, options.seconds)
+            size = stage.batch_size
+            print(f"{name:<30}{stage.name:<14}{size:>6}{size / timing.bare:>12.1f}{size / timing.loop:>12.1f}"
+                  f"{timing.data / timing.loop:>7.1%}{timing.loop / timing.bare - 1:>7.1%}", flush=True)  # fmt: skip
+
+
+def stages(name: str) -> Iterator[tuple[Stage, Store, str]]:
+    """Yield the stages of MODEL/PRESET with data of its size; images beyond the first thousands change nothing."""
+    model, _, preset = name.partition("/")
+    found = find_model(model)
+    config = find_preset(found, preset or "tiny")
+    augmentation = augmentation_of(config)
+    data = prepare(Scenes(sizes={"train": 2000}), "train", stored_size(config.image_size, augmentation))
+    for stage in found.make(config).stages(data):
+        yield stage, data, augmentation
+
+
+def measure(stage: Stage, data: Store, augmentation: str, precision: str, seconds: float) -> Timing:
+    """Return the medians over blocks of a stage's bare step, its step in the loop, and the making of a batch."""
+    loader = Loader(data, batch_size=stage.batch_size, seed=0, name=stage.name, augmentation=augmentation)
+    batch = loader.batch(0)
+
+    def bare(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
+                stage.train_step(batch)
+
+    def loop(steps: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            StageLoop(
+                stage, data, Path(folder), position=Position(), steps=steps, seed=0, precision=precision, costs=[],
+                watch=silent, checkpoint_seconds=1e9, draw_grid=lambda images: None, augmentation=augmentation,
+            ).run()  # fmt: skip
+
+    def load(steps: int) -> None:
+        for step in range(steps):
+            loader.batch(step)
+
+    bare(2)
+    steps = max(3, round(seconds / (2 * BLOCKS) / timed(bare, 2)))
+    blocks = [[timed(part, steps) for part in (bare, loop, load)] for _ in range(BLOCKS)]
+    return Timing(*(sorted(column)[BLOCKS // 2] for column in zip(*blocks, strict=True)))
+
+
+def timed(part: Callable[[int], None], steps: int) -> float:
+    """Return the seconds a step of `part(steps)`."""
+    started = time.perf_counter()
+    part(steps)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / steps
+
+
+if __name__ == "__main__":
+    main()
