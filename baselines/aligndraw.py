@@ -26,7 +26,7 @@ from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.tokenizers import Tokenizer, WordTokenizer
 from ..errors import UserError
 from .interface import Stage, optimiser_step, sample_in_chunks, seeded_normal
-from .reading import every_caption
+from .reading import learn_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,10 +412,7 @@ class AlignDRAW:
 
     def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
         """Return the one stage, the words of the data's captions learnt."""
-        if "words" not in self.tokenizers:
-            self.tokenizers["words"] = WordTokenizer.learn(
-                every_caption(data), length=self.config.words, size=self.config.vocabulary
-            )
+        learn_words(self.tokenizers, data, length=self.config.words, size=self.config.vocabulary)
         return [PaintingStage(self)]
 
     def read(self, captions: Sequence[str]) -> Text:

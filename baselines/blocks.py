@@ -107,7 +107,7 @@ class GatedStem(nn.Module):
 
 
 class GatedConditioning(nn.Module):
-    """Conditioning Augmentation with a GLU: embedding [N, T] -> mean and log std, each [N, D] (StackGAN-v2, AttnGAN)."""
+    """Conditioning Augmentation with a GLU: embedding [N, T] -> mean, log std, each [N, D] (StackGAN-v2, AttnGAN)."""
 
     def __init__(self, text_dim: int, condition_dim: int) -> None:
         super().__init__()
@@ -127,13 +127,15 @@ class ImageHead(nn.Sequential):
 
 
 class JointDiscriminator(nn.Module):
-    """Image [N, 3, S, S] -> features [N, C, 4, 4] -> two logits [N]: real? real and of this caption? (StackGAN-v2, AttnGAN).
+    """Image [N, 3, S, S] -> features [N, C, 4, 4] -> two logits [N]: real? real and of this caption?
 
-    Convolutions of stride 2 down to 4 x 4; their channels double up to 8 x width, beyond which (S > 64) as many
-    3x3 convolutions bring them back to 8 x width.
+    That of StackGAN-v2 and AttnGAN. Convolutions of stride 2 down to 4 x 4, whose channels double; beyond 8 x width
+    (S > 64) as many 3x3 convolutions bring them back.
     """
 
-    def __init__(self, size: int, width: int, condition_dim: int, norm: DiscriminatorNorm, *, conditional: bool) -> None:
+    def __init__(
+        self, size: int, width: int, condition_dim: int, norm: DiscriminatorNorm, *, conditional: bool
+    ) -> None:
         super().__init__()
         halvings = (size // 4).bit_length() - 1
         channels = [width << level for level in range(halvings)]

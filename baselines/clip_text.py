@@ -10,7 +10,7 @@ from torch import nn
 
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
-from .reading import ImageEncoder, Read, TextEncoder, every_caption, matched
+from .reading import ImageEncoder, Read, TextEncoder, learn_words, matched
 from .text_transformer import TextTransformer, contrastive_loss
 
 
@@ -53,10 +53,7 @@ class CLIPText(TextEncoder):
 
     def learn_vocabulary(self, data: CaptionedDataset) -> None:
         """Learn the most frequent words of the data's captions."""
-        if "words" not in self.tokenizers:
-            self.tokenizers["words"] = WordTokenizer.learn(
-                every_caption(data), length=self.config.words, size=self.config.vocabulary
-            )
+        learn_words(self.tokenizers, data, length=self.config.words, size=self.config.vocabulary)
 
     def forward(self, tokens: torch.Tensor) -> Read:
         """Read tokens int64 [N, words]."""
@@ -66,8 +63,9 @@ class CLIPText(TextEncoder):
         return Read(sentence=words[torch.arange(len(words), device=words.device), last], words=words, mask=mask)
 
     def encode(self, captions: Sequence[str]) -> Read:
-        """Read captions."""
-        read: Read = self(self.tokenizers["words"](captions).to(self.logit_scale.device))
+        """Read captions; before a vocabulary is learned, all words are unknown."""
+        tokenizer = self.tokenizers.get("words", WordTokenizer((), self.config.words))
+        read: Read = self(tokenizer(captions).to(self.logit_scale.device))
         return read
 
 

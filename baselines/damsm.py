@@ -21,7 +21,7 @@ from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
 from .inception_network import SIDE, InceptionV3
 from .published_weights import fill
-from .reading import Read, TextEncoder, every_caption, matched
+from .reading import Read, TextEncoder, learn_words, matched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +88,7 @@ class WordLSTM(TextEncoder):
 
     def learn_vocabulary(self, data: CaptionedDataset) -> None:
         """Learn the most frequent words of the data's captions."""
-        if "words" not in self.tokenizers:
-            self.tokenizers["words"] = WordTokenizer.learn(
-                every_caption(data), length=self.config.words, size=self.config.vocabulary
-            )
+        learn_words(self.tokenizers, data, length=self.config.words, size=self.config.vocabulary)
 
     def forward(self, tokens: torch.Tensor) -> Read:
         """Read tokens int64 [N, words]."""

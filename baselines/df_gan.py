@@ -93,15 +93,17 @@ class Affine(nn.Module):
 
     def __init__(self, condition_dim: int, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), nn.Linear(channels, channels))
-        self.shift = nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), nn.Linear(channels, channels))
-        for perceptron, start in ((self.scale, 1.0), (self.shift, 0.0)):
-            nn.init.zeros_(perceptron[2].weight)
-            nn.init.constant_(perceptron[2].bias, start)
+        scale, shift = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        for last, start in ((scale, 1.0), (shift, 0.0)):
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, start)
+        self.scale = nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), scale)
+        self.shift = nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), shift)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Return features of the shape of `x` [N, C, S, S]."""
-        return self.scale(condition)[:, :, None, None] * x + self.shift(condition)[:, :, None, None]
+        out: torch.Tensor = self.scale(condition)[:, :, None, None] * x + self.shift(condition)[:, :, None, None]
+        return out
 
 
 class Fusion(nn.Module):
@@ -179,7 +181,8 @@ class DownBlock(nn.Module):
         """Return [N, after, S / 2, S / 2] of `x` [N, before, S, S]."""
         # A 1x1 convolution and a mean over pixels may change places; this way it sees a quarter of them.
         short: torch.Tensor = self.short(F.avg_pool2d(x, 2))
-        return short + self.gain * self.layers(x)
+        out: torch.Tensor = short + self.gain * self.layers(x)
+        return out
 
 
 class Discriminator(nn.Module):

@@ -1,13 +1,13 @@
 """What a text encoder is, and the stage that teaches one by matching captions with images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from ..datasets.captioned import Batch, CaptionedDataset
-from ..datasets.tokenizers import Tokenizer
+from ..datasets.tokenizers import Tokenizer, WordTokenizer
 from .interface import from_uint8, optimiser_step
 from .mismatch import MismatchBy, matching_pairs
 
@@ -60,11 +60,25 @@ class ImageEncoder(nn.Module):
 class Matching(Protocol):
     """A text encoder with the image encoder that teaches it, and the loss by which it does."""
 
-    encoder: TextEncoder
-    image_encoder: nn.Module
-    batch_size: int
-    clip_norm: float | None
-    """The largest norm of the gradients together."""
+    @property
+    def encoder(self) -> TextEncoder:
+        """Return what reads captions."""
+        ...
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """Return what it is taught by; drawing has no use for it."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Return the pairs in a step."""
+        ...
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Return the largest norm of the gradients together."""
+        ...
 
     def losses(
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
@@ -124,10 +138,11 @@ def matched(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     return ((image @ text.T).argmax(1) == own).float().mean().detach()
 
 
-def every_caption(data: CaptionedDataset) -> Iterator[str]:
-    """Yield all captions of a split."""
-    for index in range(len(data)):
-        yield from data.captions(index)
+def learn_words(tokenizers: dict[str, Tokenizer], data: CaptionedDataset, *, length: int, size: int) -> None:
+    """Put a tokenizer of the `size` most frequent words of the data's captions into `tokenizers`, unless one is there."""
+    if "words" not in tokenizers:
+        captions = (caption for index in range(len(data)) for caption in data.captions(index))
+        tokenizers["words"] = WordTokenizer.learn(captions, length=length, size=size)
 
 
 @torch.no_grad()

@@ -87,7 +87,8 @@ def _colour(images: torch.Tensor) -> torch.Tensor:
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (2 * saturation)
     mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (contrast + 0.5)
+    changed: torch.Tensor = mean + (images - mean) * (contrast + 0.5)
+    return changed
 
 
 def _translation(images: torch.Tensor) -> torch.Tensor:
@@ -109,7 +110,8 @@ def _cutout(images: torch.Tensor) -> torch.Tensor:
     top, left = torch.randint(-half, side + 1 - half, (2, count, 1), device=images.device)
     at = torch.arange(side, device=images.device)
     rows, columns = (at >= top) & (at < top + 2 * half), (at >= left) & (at < left + 2 * half)
-    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
+    kept: torch.Tensor = images * ~(rows[:, None, :, None] & columns[:, None, None, :])
+    return kept
 
 
 def gradient_penalty(track: Track, logits: torch.Tensor, images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -122,8 +124,10 @@ def gradient_penalty(track: Track, logits: torch.Tensor, images: torch.Tensor, t
     gradients = torch.autograd.grad(logits.float().sum(), by, create_graph=True)
     squares = torch.stack([gradient.float().flatten(1).square().sum(1) for gradient in gradients]).sum(0)
     if track.gradient_penalty == "r1":
-        return track.penalty_weight / 2 * squares.mean()
-    return track.penalty_weight * (squares + 1e-12).pow(track.penalty_power / 2).mean()
+        penalty: torch.Tensor = track.penalty_weight / 2 * squares.mean()
+    else:
+        penalty = track.penalty_weight * (squares + 1e-12).pow(track.penalty_power / 2).mean()
+    return penalty
 
 
 class Adversaries:

@@ -43,8 +43,10 @@ class TextEncoderConfig:
     @property
     def text_dim(self) -> int:
         """Return the length of the chosen encoder's embeddings."""
-        sizes = {"char-cnn-rnn": self.char_cnn_rnn, "damsm": self.damsm, "clip": self.clip}
-        return sizes[self.kind].text_dim
+        kinds: dict[str, CharCNNRNNConfig | DAMSMConfig | CLIPTextConfig] = {
+            "char-cnn-rnn": self.char_cnn_rnn, "damsm": self.damsm, "clip": self.clip
+        }  # fmt: skip
+        return kinds[self.kind].text_dim
 
 
 TINY_TEXT = TextEncoderConfig(

@@ -5,17 +5,13 @@ the preset `tiny`; both on the device of `--device` (default: cuda where there i
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from t2ibench.baselines.damsm import word_scores
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from damsm_loop import loop_scores
+from t2ibench.tests.damsm_loop import loop_scores
 
 SIZES = {"published": (48, 18, 289, 256), "tiny": (48, 24, 16, 128)}
 Scores = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -28,7 +24,7 @@ def batched(regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> t
 
 def looped(regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return those of the loop."""
-    return loop_scores(regions, words, mask, 4.0, 5.0)
+    return loop_scores(regions, words, mask, gamma1=4.0, gamma2=5.0)
 
 
 def seconds(scores: Scores, regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> float:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from t2ibench.baselines.interface import Stage
-from t2ibench.datasets.loader import Loader, stored_size
+from t2ibench.datasets.loader import Augmentation, Loader, stored_size
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
 from t2ibench.suite.plugins import MODELS, find_model, find_preset
@@ -53,7 +53,7 @@ def main() -> None:
                   f"{timing.data / timing.loop:>7.1%}{timing.loop / timing.bare - 1:>7.1%}", flush=True)  # fmt: skip
 
 
-def stages(name: str) -> Iterator[tuple[Stage, Store, str]]:
+def stages(name: str) -> Iterator[tuple[Stage, Store, Augmentation]]:
     """Yield the stages of MODEL/PRESET with data of its size; images beyond the first thousands change nothing."""
     model, _, preset = name.partition("/")
     found = find_model(model)
@@ -64,7 +64,7 @@ def stages(name: str) -> Iterator[tuple[Stage, Store, str]]:
         yield stage, data, augmentation
 
 
-def measure(stage: Stage, data: Store, augmentation: str, precision: str, seconds: float) -> Timing:
+def measure(stage: Stage, data: Store, augmentation: Augmentation, precision: str, seconds: float) -> Timing:
     """Return the medians over blocks of a stage's bare step, its step in the loop, and the making of a batch."""
     loader = Loader(data, batch_size=stage.batch_size, seed=0, name=stage.name, augmentation=augmentation)
     batch = loader.batch(0)

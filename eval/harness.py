@@ -69,7 +69,7 @@ def choose_prompts(data: CaptionedDataset, images: int, seed: int) -> list[Promp
 
 
 def repeated_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Return the first captions of `prompts`, each as often as `REPEATED` says with noise of its own; caption by caption.
+    """Return the first captions of `prompts`, each in turn as often as `REPEATED` says, with noise of its own.
 
     Fewer captions are taken where `prompts` has fewer different ones.
     """
@@ -180,7 +180,7 @@ class Panel:
 
     def update_diversity(self, repeated: torch.Tensor) -> None:
         """Look at images of `repeated_prompts`."""
-        features = torch.cat([self.judge.look(some).features for some in repeated.split(BATCH)])
+        features = torch.cat([self.judge.look(some).features for some in torch.split(repeated, BATCH)])
         self.diversity.update(features.view(-1, REPEATED[1], features.shape[1]))
 
     def scores(self, *, leave_out: Collection[str]) -> list[Score]:

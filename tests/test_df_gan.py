@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2ibench.baselines.df_gan import (
+    DFGAN,
     PRESETS,
     TINY,
-    DFGAN,
     Discriminator,
     DownBlock,
     Fusion,

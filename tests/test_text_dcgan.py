@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2ibench.baselines.stabilise import Track
 from t2ibench.baselines.text_dcgan import (
     PAPER,
     PRESETS,
@@ -16,7 +17,6 @@ from t2ibench.baselines.text_dcgan import (
     TextDCGAN,
     discriminator_loss,
 )
-from t2ibench.baselines.stabilise import Track
 from t2ibench.datasets.store import Store
 from t2ibench.suite.describe import describe
 
