@@ -94,7 +94,7 @@ class AttnGANConfig:
 
 TINY = AttnGANConfig(
     image_size=32, branches=2, generator_width=16, discriminator_width=24, residuals=1, noise_dim=32, condition_dim=32,
-    text_encoder=replace(TINY_TEXT, kind="damsm"), mismatch="image", batch_size=16, augmentation="none",
+    text_encoder=replace(TINY_TEXT, kind="damsm", share=0.25), mismatch="image", batch_size=16, augmentation="none",
     track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = AttnGANConfig(

@@ -174,7 +174,10 @@ def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw convolutions from N(0, 0.02) and norms' scales from N(1, 0.02): for `network.apply` (DCGAN's rule)."""
+    """Draw convolutions from N(0, 0.02) and norms' scales from N(1, 0.02): for `network.apply` (DCGAN's rule).
+
+    Of networks with batch norm: without it, signals would fade from layer to layer.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

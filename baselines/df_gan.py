@@ -68,7 +68,7 @@ class DFGANConfig:
 
 TINY = DFGANConfig(
     image_size=32, generator_width=16, discriminator_width=16, mismatch="image",
-    text_encoder=replace(TINY_TEXT, kind="damsm"), batch_size=16, augmentation="none",
+    text_encoder=replace(TINY_TEXT, kind="damsm", share=0.25), batch_size=16, augmentation="none",
     track=replace(PUBLISHED, generator_learning_rate=2e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = DFGANConfig(

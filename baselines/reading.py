@@ -139,7 +139,7 @@ def matched(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 
 def learn_words(tokenizers: dict[str, Tokenizer], data: CaptionedDataset, *, length: int, size: int) -> None:
-    """Put a tokenizer of the `size` most frequent words of the data's captions into `tokenizers`, unless one is there."""
+    """Put a tokenizer of the `size` most frequent words of the data's captions into `tokenizers`, unless it has one."""
     if "words" not in tokenizers:
         captions = (caption for index in range(len(data)) for caption in data.captions(index))
         tokenizers["words"] = WordTokenizer.learn(captions, length=length, size=size)

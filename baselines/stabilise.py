@@ -60,8 +60,9 @@ class Track:
 
 
 STABILISED = Track(
-    adversarial="hinge", discriminator_norm="spectral", augment=("translation", "cutout"),
-    generator_learning_rate=2e-4, discriminator_learning_rate=4e-4, adam_betas=(0.0, 0.9), ema_kimg=5.0,
+    adversarial="hinge", discriminator_norm="none", gradient_penalty="r1", penalty_weight=1.0, penalty_every=4,
+    augment=("translation",), generator_learning_rate=2.5e-4, discriminator_learning_rate=5e-4,
+    adam_betas=(0.0, 0.99), ema_kimg=5.0,
 )  # fmt: skip
 """The shared kit. It leaves colours alone, because captions name them."""
 

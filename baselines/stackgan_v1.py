@@ -244,7 +244,8 @@ class Discriminator(nn.Module):
         self.decide = nn.Sequential(
             *convolution(last + read, last, 1, 1, 0, norm), nn.Conv2d(last, 1, 4, bias=norm != "batch")
         )
-        self.apply(initialise)
+        if norm == "batch":
+            self.apply(initialise)
         normalise(self, norm)
 
     def forward(self, images: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
