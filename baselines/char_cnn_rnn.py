@@ -55,8 +55,7 @@ class CharCNNRNN(TextEncoder):
     """
 
     def __init__(self, config: CharCNNRNNConfig) -> None:
-        super().__init__()
-        self.text_dim = config.text_dim
+        super().__init__(config.text_dim)
         self.tokenizers = {"characters": CharacterTokenizer(config.characters)}
         first, second, third = config.channels
         # A convolution over one-hot characters; row 0 of the one-hot code (padding, unknown) is dropped.
@@ -97,7 +96,7 @@ class JointEmbedding:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the loss of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        image, text = self.image_encoder(images), self.encoder.encode(captions).sentence
+        image, text = self.image_encoder(images), self.encoder.study(captions).sentence
         return {"joint_embedding": joint_embedding_loss(image, text, matching), "matched": matched(image, text)}
 
     def optimiser(self) -> torch.optim.Optimizer:

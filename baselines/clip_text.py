@@ -42,8 +42,8 @@ class CLIPText(TextEncoder):
     """Words of a caption -> embeddings by a causal transformer, the sentence's read at the end token."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
-        self.config, self.text_dim = config, config.text_dim
+        super().__init__(config.text_dim)
+        self.config = config
         self.tokenizers = {}
         self.transformer = TextTransformer(
             vocabulary=config.vocabulary + 3, context=config.words, width=config.width, layers=config.layers,
@@ -83,7 +83,7 @@ class ContrastivePretraining:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the loss of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        image, text = self.image_encoder(images), self.encoder.encode(captions).sentence
+        image, text = self.image_encoder(images), self.encoder.study(captions).sentence
         loss = contrastive_loss(image.float(), text.float(), self.encoder.logit_scale, matching)
         return {"contrastive": loss, "matched": matched(image, nn.functional.normalize(text, dim=1))}
 

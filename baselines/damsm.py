@@ -77,8 +77,8 @@ class WordLSTM(TextEncoder):
     """
 
     def __init__(self, config: DAMSMConfig) -> None:
-        super().__init__()
-        self.config, self.text_dim = config, config.text_dim
+        super().__init__(config.text_dim)
+        self.config = config
         self.tokenizers = {}
         self.embed = nn.Embedding(config.vocabulary + 3, config.word_dim)
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
@@ -257,7 +257,7 @@ class DAMSM:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the losses of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        return self.match(images, self.encoder.encode(captions), matching)
+        return self.match(images, self.encoder.study(captions), matching)
 
     def match(self, images: torch.Tensor, read: Read, matching: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return the losses of images with captions that are read already, in float32, and the share matched."""

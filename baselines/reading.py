@@ -26,10 +26,15 @@ class Read(NamedTuple):
 class TextEncoder(nn.Module):
     """A network that reads captions; kinds of it are in files of their own."""
 
-    text_dim: int
-    """D: the length of a sentence's embedding and of a word's."""
     tokenizers: dict[str, Tokenizer]
     """What the captions are cut up by; shared with the model, which keeps it with the run."""
+    standardise = False
+    """Whether a GAN reads sentences of mean 0 and variance 1 in every dimension."""
+
+    def __init__(self, text_dim: int) -> None:
+        super().__init__()
+        self.text_dim = text_dim
+        self.spread = nn.BatchNorm1d(text_dim, eps=1e-8, affine=False)
 
     def learn_vocabulary(self, data: CaptionedDataset) -> None:
         """Learn the words of the data's captions, unless they are known or the encoder has no use for them."""
@@ -37,6 +42,12 @@ class TextEncoder(nn.Module):
     def encode(self, captions: Sequence[str]) -> Read:
         """Read captions; row i depends on caption i alone."""
         raise NotImplementedError
+
+    def study(self, captions: Sequence[str]) -> Read:
+        """Read captions to learn from them, and note how their sentences are spread."""
+        read = self.encode(captions)
+        self.spread(read.sentence.detach())
+        return read
 
 
 class ImageEncoder(nn.Module):
@@ -147,5 +158,6 @@ def learn_words(tokenizers: dict[str, Tokenizer], data: CaptionedDataset, *, len
 
 @torch.no_grad()
 def read_frozen(encoder: TextEncoder, captions: Sequence[str]) -> Read:
-    """Read captions as they are read for drawing: without gradients, dropout off."""
-    return encoder.eval().encode(captions)
+    """Read captions as a GAN reads them: without gradients, dropout off, standardised if the encoder says so."""
+    read = encoder.eval().encode(captions)
+    return read._replace(sentence=encoder.spread(read.sentence)) if encoder.standardise else read
