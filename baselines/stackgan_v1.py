@@ -89,12 +89,12 @@ class StackGANv1Config:
 
 TINY = StackGANv1Config(
     image_size=32, stage1_size=16, generator_width=24, discriminator_width=24, residual_blocks=2, condition_dim=32,
-    mismatch="image", text_encoder=TINY_TEXT, batch_size=16, augmentation="none",
+    mismatch="image", text_encoder=replace(TINY_TEXT, standardise=True), batch_size=16, augmentation="none",
     track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = StackGANv1Config(
     image_size=64, stage1_size=32, generator_width=40, discriminator_width=32, residual_blocks=2, mismatch="image",
-    text_encoder=SMALL_TEXT, augmentation="none", track=Track(ema_kimg=5.0),
+    text_encoder=replace(SMALL_TEXT, standardise=True), augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv1Config()
 PRESETS: Mapping[str, StackGANv1Config] = {

@@ -114,12 +114,12 @@ class StackGANv2Config:
 
 TINY = StackGANv2Config(
     image_size=32, branches=2, generator_width=16, discriminator_width=16, residual_blocks=1, condition_dim=32,
-    mismatch="image", text_encoder=TINY_TEXT, batch_size=16, augmentation="none",
+    mismatch="image", text_encoder=replace(TINY_TEXT, standardise=True), batch_size=16, augmentation="none",
     track=Track(generator_learning_rate=5e-4, discriminator_learning_rate=5e-4, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = StackGANv2Config(
     image_size=64, generator_width=32, discriminator_width=24, residual_blocks=1, condition_dim=64, mismatch="image",
-    text_encoder=SMALL_TEXT, augmentation="none", track=Track(ema_kimg=5.0),
+    text_encoder=replace(SMALL_TEXT, standardise=True), augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv2Config()
 PRESETS: Mapping[str, StackGANv2Config] = {
