@@ -72,8 +72,8 @@ TINY = DFGANConfig(
     track=replace(PUBLISHED, generator_learning_rate=5e-4, discriminator_learning_rate=1e-3, ema_kimg=5.0),
 )  # fmt: skip
 SMALL = DFGANConfig(
-    image_size=64, text_encoder=replace(SMALL_TEXT, kind="damsm", standardise=True), mismatch="image", augmentation="none",
-    track=replace(PUBLISHED, ema_kimg=5.0),
+    image_size=64, text_encoder=replace(SMALL_TEXT, kind="damsm", standardise=True), mismatch="image",
+    augmentation="none", track=replace(PUBLISHED, ema_kimg=5.0),
 )  # fmt: skip
 PAPER = DFGANConfig()
 PRESETS: Mapping[str, DFGANConfig] = {
