@@ -96,7 +96,7 @@ class JointEmbedding:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the loss of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        image, text = self.image_encoder(images), self.encoder.study(captions).sentence
+        image, text = self.image_encoder(images), self.encoder.encode(captions).sentence
         return {"joint_embedding": joint_embedding_loss(image, text, matching), "matched": matched(image, text)}
 
     def optimiser(self) -> torch.optim.Optimizer:

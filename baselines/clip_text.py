@@ -83,8 +83,8 @@ class ContrastivePretraining:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the loss of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        image, text = self.image_encoder(images), self.encoder.study(captions).sentence
-        loss = contrastive_loss(image.float(), text.float(), self.encoder.logit_scale, matching)
+        image, text = self.image_encoder(images), self.encoder.encode(captions).sentence
+        loss = contrastive_loss(image, text, self.encoder.logit_scale, matching)
         return {"contrastive": loss, "matched": matched(image, nn.functional.normalize(text, dim=1))}
 
     def optimiser(self) -> torch.optim.Optimizer:

@@ -4,7 +4,8 @@ Xu, Zhang, Huang, Zhang, Gan, Huang and He 2018, "AttnGAN: Fine-Grained Text to 
 Generative Adversarial Networks" (arXiv:1711.10485, section 3.2). Long captions are cut, where the official code leaves
 out words at random; the vocabulary is that of the train split, where the official code reads the test captions too;
 Inception stays as it was trained, where the official code lets its batch norms drift. The official code also
-multiplies the learning rate by 0.98 an epoch down to a tenth, and clips the gradients of the LSTM alone.
+multiplies the learning rate by 0.98 an epoch down to a tenth, makes Adam anew in each, and clips the gradients of the
+LSTM alone. Here marks of punctuation are words, and so is a caption's end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,9 @@ class DAMSMConfig:
     count gamma2 times as much in the softmax over the batch."""
     inception_weights: str = ""
     """File of the Inception-v3 of 2015 (.pth or .safetensors) through which images are seen; without one,
-    a small network is trained from scratch together with the text encoder. FID judges by the same network."""
+    a small network is trained from scratch together with the text encoder. A generator taught through it must not be
+    judged by `inception`, which is the same network; the official code sees through torchvision's. The run's key holds
+    this path, not what lies there."""
     image_width: int = 64
     """Channels of the small network's first layer."""
     regions: int = 16
@@ -152,12 +155,15 @@ class InceptionRegionEncoder(nn.Module):
 
     def __init__(self, config: DAMSMConfig) -> None:
         super().__init__()
-        self.inception = InceptionV3()
-        fill(self.inception, Path(config.inception_weights))
+        self.inception, self.weights = InceptionV3(), Path(config.inception_weights)
         self.regions = nn.Conv2d(768, config.text_dim, 1, bias=False)
         self.image = nn.Linear(2048, config.text_dim)
         for layer in (self.regions, self.image):
             nn.init.uniform_(layer.weight, -0.1, 0.1)
+
+    def load_published(self) -> None:
+        """Fill Inception with the published weights; a trained model brings them with it."""
+        fill(self.inception, self.weights)
 
     def train(self, mode: bool = True) -> "InceptionRegionEncoder":
         """Train the linear maps; Inception's batch norms stay as they are."""
@@ -257,7 +263,7 @@ class DAMSM:
         self, images: torch.Tensor, captions: Sequence[str], matching: torch.Tensor
     ) -> Mapping[str, torch.Tensor]:
         """Return the losses of images float [N, 3, S, S] in [-1, 1] with captions, and the share matched."""
-        return self.match(images, self.encoder.study(captions), matching)
+        return self.match(images, self.encoder.encode(captions), matching)
 
     def match(self, images: torch.Tensor, read: Read, matching: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return the losses of images with captions that are read already, in float32, and the share matched."""
@@ -275,7 +281,9 @@ class DAMSM:
             }
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return a new optimiser of both encoders."""
+        """Return a new optimiser of both encoders, into which published weights are read first."""
+        if isinstance(self.image_encoder, InceptionRegionEncoder):
+            self.image_encoder.load_published()
         parameters = [*self.encoder.parameters(), *self.image_encoder.parameters()]
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=self.config.learning_rate, betas=(0.5, 0.999))

@@ -1,9 +1,12 @@
 """DF-GAN: one generator for the whole size, the caption fused into every block, a discriminator with one way out.
 
 Tao, Tang, Wu, Jing, Bao and Xu 2022, "DF-GAN: A Simple and Effective Baseline for Text-to-Image Synthesis"
-(arXiv:2008.05865), with the layers of the official code. The official code draws with truncated noise, for its FID
-too; here noise is drawn as it is taught. Its mismatched captions are those of the next image of the batch, which may
-be true of this one; here they are not.
+(arXiv:2008.05865), with the layers of the official code. What differs from that code:
+
+- It draws with truncated noise, for its FID too; here noise is drawn as it is taught.
+- Its mismatched captions are those of the next image of the batch, which may be true of this one; here they are not.
+- It makes a 1x1 shortcut for every block of the discriminator, and uses it where the number of channels changes; here
+  every block uses its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +22,14 @@ from ..datasets.loader import Augmentation
 from ..errors import UserError
 from .blocks import LeakyReLU
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
-from .losses import Adversarial, fake_loss, fooling_loss, real_loss
+from .losses import fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
 from .stabilise import STABILISED, Adversaries, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
+MISMATCH_WEIGHT = 0.5
+"""Weight of the wrong pair in the discriminator's loss; the fake pair has the rest (equation 1)."""
 WIDEST = 8
 """Channels of the widest layers of both networks, in widths."""
 
@@ -212,13 +217,6 @@ class Discriminator(nn.Module):
         return logits
 
 
-def discriminator_loss(
-    real: torch.Tensor, wrong: torch.Tensor, fake: torch.Tensor, kind: Adversarial
-) -> torch.Tensor:
-    """Return the loss of real + half of those of wrong and fake pairs, on logits [N] (equation 1, first line)."""
-    return real_loss(real, kind).mean() + (fake_loss(wrong, kind).mean() + fake_loss(fake, kind).mean()) / 2
-
-
 class GANStage:
     """Teach both networks, the text encoder frozen."""
 
@@ -260,7 +258,7 @@ class GANStage:
         # A wrong pair is another image of the batch: what was seen in it is known already.
         wrong = network.match(seen[order], sentence)
         fake = network(adversaries.augmented(fakes), sentence)
-        loss = discriminator_loss(real, wrong, fake, self.config.track.adversarial)
+        loss = matching_aware_loss(real, wrong, fake, MISMATCH_WEIGHT, self.config.track.adversarial)
         penalty = adversaries.penalty(real, images, watched)
         adversaries.learn("discriminator", loss + penalty)
         return {"discriminator": loss.detach(), "penalty": penalty.detach(),

@@ -1,4 +1,4 @@
-"""Inception-v3 of 2015: the network that FID and IS are defined by, and that AttnGAN's DAMSM looks through.
+"""Inception-v3 of 2015: the network that FID and IS are defined by, and that a DAMSM may look through.
 
 Later Inceptions differ in graph and weights and give other numbers: this one pools without counting the
 padding (and takes the maximum in the very last block), has 1,008 outputs, and sees (x - 128) / 128. Names of layers

@@ -25,6 +25,19 @@ def fooling_loss(logits: torch.Tensor, kind: Adversarial) -> torch.Tensor:
     return F.softplus(-logits.float()) if kind == "bce" else -logits.float()
 
 
+def matching_aware_loss(
+    real: torch.Tensor, wrong: torch.Tensor | None, fake: torch.Tensor, mismatch_weight: float, kind: Adversarial
+) -> torch.Tensor:
+    """Return the discriminator's loss of real pairs and, weighted, of wrong and fake ones, on logits [N] of each.
+
+    Reed et al. 2016 (arXiv:1605.05396, Algorithm 1, line 9). Without wrong pairs the fake ones have the whole weight.
+    """
+    loss, weight = real_loss(real, kind).mean(), 1.0
+    if wrong is not None:
+        loss, weight = loss + mismatch_weight * fake_loss(wrong, kind).mean(), 1 - mismatch_weight
+    return loss + weight * fake_loss(fake, kind).mean()
+
+
 def divergence_from_normal(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
     """Return KL(N(mean, std) || N(0, 1)) averaged over pairs *and* dimensions of both [N, D].
 

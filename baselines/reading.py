@@ -43,11 +43,12 @@ class TextEncoder(nn.Module):
         """Read captions; row i depends on caption i alone."""
         raise NotImplementedError
 
-    def study(self, captions: Sequence[str]) -> Read:
-        """Read captions to learn from them, and note how their sentences are spread."""
-        read = self.encode(captions)
-        self.spread(read.sentence.detach())
-        return read
+    @torch.no_grad()
+    def note_spread(self, captions: Sequence[str]) -> None:
+        """Note how the sentences of captions are spread, as they are read when nothing is learnt."""
+        sentences = self.eval().encode(captions).sentence
+        self.spread.train()
+        self.spread(sentences)
 
 
 class ImageEncoder(nn.Module):
@@ -128,6 +129,8 @@ class MatchingStage:
         )
         loss = torch.stack([value for name, value in losses.items() if not name.startswith("matched")]).sum()
         optimiser_step(self.optimiser, loss, clip_norm=self.matching.clip_norm)
+        if self.matching.encoder.standardise:
+            self.matching.encoder.note_spread(batch.captions)
         return {name: value.detach() for name, value in losses.items()}
 
     def state_dict(self) -> dict[str, Any]:

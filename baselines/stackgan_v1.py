@@ -7,6 +7,10 @@ does not mention. Other than there:
 - Stage 2 sees the sketches as they are in drawing: of stage 1's averaged weights, where there are some, and with the
   running statistics of its batch norm. The official code has it sketch by the statistics of the batch.
 - A step draws its fakes once, for the discriminator and then for the generator, as StackGAN-v2's official code does.
+- Wrong images are others of the batch, where the official code loads some more.
+- Convolutions are drawn from N(0, 0.02), linear layers as PyTorch does; the official code draws both from N(0, 0.02),
+  truncated for convolutions.
+- The sketches' real images are means over squares of pixels.
 - The learning rates halve every 100 epochs in both stages, as in the paper; in stage 1 of the code, every 50.
 """
 
@@ -22,7 +26,7 @@ from ..datasets.loader import Augmentation
 from ..errors import UserError
 from .blocks import Bottleneck, ImageHead, LeakyReLU, UpConvolution, convolution, from_pixels, initialise, shrink
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
-from .losses import Adversarial, divergence_from_normal, fake_loss, fooling_loss, real_loss
+from .losses import divergence_from_normal, fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
 from .stabilise import STABILISED, Adversaries, Track, normalise
@@ -259,14 +263,6 @@ class Discriminator(nn.Module):
         return logits
 
 
-def discriminator_loss(
-    real: torch.Tensor, wrong: torch.Tensor, fake: torch.Tensor, mismatch_weight: float, kind: Adversarial
-) -> torch.Tensor:
-    """Return the loss of real pairs and, weighted, of wrong and fake ones, on logits [N] (section 3.3)."""
-    wrong_loss, rest = mismatch_weight * fake_loss(wrong, kind).mean(), 1 - mismatch_weight
-    return real_loss(real, kind).mean() + wrong_loss + rest * fake_loss(fake, kind).mean()
-
-
 class GANStage:
     """Teach one generator and its discriminator, a step each, with all that was taught before frozen."""
 
@@ -300,16 +296,16 @@ class GANStage:
     ) -> dict[str, torch.Tensor]:
         network, track = self.discriminator, self.config.track
         due = self.adversaries.penalty_is_due()
-        real = self.adversaries.augmented(real).requires_grad_(due)
-        text = text.detach().requires_grad_(due)
+        real, text = real.detach().requires_grad_(due), text.detach().requires_grad_(due)
         # A wrong pair is another image of the batch: what was seen in it is known already.
-        seen, read = network.image(real), network.text(text)
+        seen, read = network.image(self.adversaries.augmented(real)), network.text(text)
         logits, wrong = network.match(seen, read), network.match(seen[order], read)
         fooled = network.match(network.image(self.adversaries.augmented(fake)), read)
-        loss = discriminator_loss(logits, wrong, fooled, self.config.mismatch_weight, track.adversarial)
-        self.adversaries.learn("discriminator", loss + self.adversaries.penalty(logits, real, text))
-        means = {"logit_real": logits.detach().mean(), "logit_fake": fooled.detach().mean()}
-        return {"discriminator": loss.detach()} | means
+        loss = matching_aware_loss(logits, wrong, fooled, self.config.mismatch_weight, track.adversarial)
+        penalty = self.adversaries.penalty(logits, real, text)
+        self.adversaries.learn("discriminator", loss + penalty)
+        return {"discriminator": loss.detach(), "penalty": penalty.detach(),
+                "logit_real": logits.detach().mean(), "logit_fake": fooled.detach().mean()}  # fmt: skip
 
     def _generator_step(self, fake: Drawn, text: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.discriminator(self.adversaries.augmented(fake.images), text)

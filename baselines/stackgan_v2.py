@@ -4,6 +4,8 @@ Zhang, Xu, Li, Zhang, Wang, Huang and Metaxas 2018, "StackGAN++: Realistic Image
 Adversarial Networks" (arXiv:1710.10916), after the official code, conditional (sections 4.1 and 4.2) and
 unconditional (section 4.3). Other than there:
 - Training goes on from its own weights after a checkpoint; the official code goes on from their average.
+- Wrong images are others of the batch, where the official code loads some more.
+- The coarser scales' real images are means over squares of pixels.
 - The average holds batch norm's statistics too; the official one holds parameters only.
 """
 
@@ -67,7 +69,8 @@ class StackGANv2Config:
     real + (wrong + fake) / 2, as in the official code."""
     wrong_image_is_real: bool = True
     """The discriminator is to call the image of a wrong pair real where it judges images alone, as in the official
-    code: so it is, but the paper has no such term."""
+    code: so it is, but the paper has no such term. The wrong images being others of the batch, real ones then count
+    twice."""
     condition_learns_from_discriminators: bool = True
     """In the generator's step, gradients also reach the condition's mean by way of the discriminators that read it,
     as in the official code. In their own step they never do."""
@@ -81,7 +84,8 @@ class StackGANv2Config:
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     """The text encoder, taught first and then frozen; unused without captions."""
     track: Track = Track(ema_kimg=16.6)
-    """How the networks are taught. A published decay of 0.999 a step of 24 images is a half-life of 16.6 thousand."""
+    """How the networks are taught. A published decay of 0.999 a step of 24 images is a half-life of 16.6 thousand;
+    in the first 20 half-lives the loop's is shorter."""
     batch_size: int = 24
     """Pairs in a step of the GAN."""
     augmentation: Augmentation = "crop-flip"
@@ -227,11 +231,12 @@ def generator_loss(fakes: Sequence[Logits], kind: Adversarial) -> torch.Tensor:
 
 
 def colours(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean [N, 3] and covariance [N, 3, 3] over the pixels of images float [N, 3, S, S]."""
-    pixels = images.float().flatten(2)
-    mean = pixels.mean(2)
-    centred = pixels - mean[:, :, None]
-    return mean, centred @ centred.transpose(1, 2) / pixels.shape[2]
+    """Return mean [N, 3] and covariance [N, 3, 3] over the pixels of images float [N, 3, S, S], in float32."""
+    with torch.autocast(images.device.type, enabled=False):
+        pixels = images.float().flatten(2)
+        mean = pixels.mean(2)
+        centred = pixels - mean[:, :, None]
+        return mean, centred @ centred.transpose(1, 2) / pixels.shape[2]
 
 
 def colour_loss(images: Sequence[torch.Tensor], covariance_weight: float) -> torch.Tensor:
@@ -267,28 +272,31 @@ class GANStage:
         text = read_frozen(self.text.encoder, batch.captions).sentence if self.text else None
         order = mismatched_order(matching_pairs(batch, self.config.mismatch))
         drawn = self.generator(torch.randn(len(images), self.config.code_dim, device=images.device), text)
-        losses = [self._scale_loss(scale, images, drawn, order) for scale in range(self.config.branches)]
-        total = torch.stack(losses).sum()
-        self.adversaries.learn("discriminator", total)
+        parts = [self._scale_losses(scale, images, drawn, order) for scale in range(self.config.branches)]
+        losses, penalties = (torch.stack(part) for part in zip(*parts, strict=True))
+        self.adversaries.learn("discriminator", losses.sum() + penalties.sum())
         named = {f"discriminator_{size}": loss.detach() for size, loss in zip(self.config.sizes, losses, strict=True)}
-        return {"discriminator": total.detach()} | (named if len(named) > 1 else {}) | self._generator_step(drawn)
+        total = {"discriminator": losses.sum().detach(), "penalty": penalties.sum().detach()}
+        return total | (named if len(named) > 1 else {}) | self._generator_step(drawn)
 
-    def _scale_loss(self, scale: int, images: torch.Tensor, drawn: Drawn, order: torch.Tensor) -> torch.Tensor:
+    def _scale_losses(
+        self, scale: int, images: torch.Tensor, drawn: Drawn, order: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one discriminator's loss, and the penalty on all that it says of the real pairs."""
         due, discriminator = self.adversaries.penalty_is_due(), self.scales[scale]
-        real = self.adversaries.augmented(shrink(images, self.config.sizes[scale])).detach().requires_grad_(due)
+        real = shrink(images, self.config.sizes[scale]).detach().requires_grad_(due)
         fake = self.adversaries.augmented(drawn.images[scale].detach())
         mean = None if drawn.mean is None else drawn.mean.detach().requires_grad_(due)
         # A wrong pair is another image of the batch: what was seen in it is known already.
-        seen = discriminator(real)
+        seen = discriminator(self.adversaries.augmented(real))
         logits = self._judge(discriminator, seen, mean)
         wrong = self._judge(discriminator, seen[order], mean) if self.config.conditional else Logits(None, None)
         fooled = self._judge(discriminator, discriminator(fake), mean)
         loss = discriminator_loss(
             logits, wrong, fooled, self.config.track.adversarial, wrong_image_is_real=self.config.wrong_image_is_real
         )
-        judged = logits.alone if logits.paired is None else logits.paired
-        assert judged is not None
-        return loss + self.adversaries.penalty(judged, real, real if mean is None else mean)
+        said = torch.stack([part for part in logits if part is not None]).sum(0)
+        return loss, self.adversaries.penalty(said, real, real if mean is None else mean)
 
     def _generator_step(self, drawn: Drawn) -> dict[str, torch.Tensor]:
         config, mean = self.config, drawn.mean

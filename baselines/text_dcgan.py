@@ -3,7 +3,8 @@
 Reed, Akata, Yan, Logeswaran, Schiele and Lee 2016, "Generative Adversarial Text to Image Synthesis"
 (arXiv:1605.05396), with the layers of the official code, whose residual blocks the paper's figure omits.
 The official code conditions on the mean of four captions in training and on one in drawing; here, as in the
-paper, one caption conditions one image both times.
+paper, one caption conditions one image both times. Wrong images are others of the batch, where the official code loads
+some more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from ..datasets.loader import Augmentation
 from ..errors import UserError
 from .blocks import Bottleneck, LeakyReLU, convolution, from_pixels, initialise
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
-from .losses import Adversarial, fake_loss, fooling_loss, real_loss
+from .losses import fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
 from .stabilise import STABILISED, Adversaries, Track, normalise
@@ -107,7 +108,7 @@ class Generator(nn.Module):
         super().__init__()
         doublings = (config.image_size // 4).bit_length() - 1
         width = config.generator_width
-        channels = [width * 2 ** max(doublings - 1 - level, 0) for level in range(doublings)]
+        channels = [width * 2 ** (doublings - 1 - level) for level in range(doublings)]
         norm = [nn.BatchNorm1d(config.condition_dim)] if config.normalise_text else []
         read = nn.Linear(config.text_encoder.text_dim, config.condition_dim)
         self.project = nn.Sequential(read, *norm, LeakyReLU())
@@ -147,7 +148,7 @@ class Discriminator(nn.Module):
         text_norm = [nn.BatchNorm1d(read)] if norm == "batch" else []
         self.text = nn.Sequential(nn.Linear(config.text_encoder.text_dim, read), *text_norm, LeakyReLU())
         self.decide = nn.Sequential(
-            *convolution(last + read, last, 1, 1, 0, norm), nn.Conv2d(last, 1, 4, bias=False)
+            *convolution(last + read, last, 1, 1, 0, norm), nn.Conv2d(last, 1, 4, bias=norm != "batch")
         )
         if norm == "batch":
             self.apply(initialise)
@@ -162,20 +163,6 @@ class Discriminator(nn.Module):
         everywhere = read[:, :, None, None].expand(-1, -1, 4, 4)
         logits: torch.Tensor = self.decide(torch.cat([seen, everywhere], 1)).flatten()
         return logits
-
-
-def discriminator_loss(
-    real: torch.Tensor, wrong: torch.Tensor | None, fake: torch.Tensor, mismatch_weight: float,
-    kind: Adversarial = "bce",
-) -> torch.Tensor:  # fmt: skip
-    """Return the loss of real + weighted losses of wrong and fake pairs, on logits [N] (Algorithm 1, line 9).
-
-    Without wrong pairs (GAN-INT) the fake pairs have the whole weight.
-    """
-    loss, weight = real_loss(real, kind).mean(), 1.0
-    if wrong is not None:
-        loss, weight = loss + mismatch_weight * fake_loss(wrong, kind).mean(), 1 - mismatch_weight
-    return loss + weight * fake_loss(fake, kind).mean()
 
 
 class GANStage:
@@ -213,10 +200,11 @@ class GANStage:
         seen, read = network.image(adversaries.augmented(images)), network.text(text)
         real, fake = network.match(seen, read), network.match(network.image(adversaries.augmented(fakes)), read)
         wrong = network.match(seen[order], read) if self.config.objective != "gan-int" else None
-        loss = discriminator_loss(real, wrong, fake, self.config.mismatch_weight, self.config.track.adversarial)
-        adversaries.learn("discriminator", loss + adversaries.penalty(real, images, text))
-        means = {"logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
-        return {"discriminator": loss.detach()} | means
+        loss = matching_aware_loss(real, wrong, fake, self.config.mismatch_weight, self.config.track.adversarial)
+        penalty = adversaries.penalty(real, images, text)
+        adversaries.learn("discriminator", loss + penalty)
+        return {"discriminator": loss.detach(), "penalty": penalty.detach(),
+                "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}  # fmt: skip
 
     def _generator_step(self, text: torch.Tensor) -> dict[str, torch.Tensor]:
         text = text.detach()

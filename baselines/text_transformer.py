@@ -78,11 +78,13 @@ def contrastive_loss(
     """Return the symmetric cross-entropy of matching N images with N captions (figure 3).
 
     `image`, `text` float [N, D], any length; `logit_scale` the log of the inverse temperature, clipped here.
-    Pairs that `matching` (bool [N, N]) marks, say equal captions, are not counted as negatives of each other.
+    Pairs that `matching` (bool [N, N]) marks, say equal captions, are not counted as negatives of each other. Computed
+    in float32: beside logits of a hundred, bfloat16 cannot tell a half.
     """
-    scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-    logits = scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    twins = matching & ~torch.eye(len(matching), dtype=torch.bool, device=matching.device)
-    logits = logits.masked_fill(twins, float("-inf"))
-    at = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, at) + F.cross_entropy(logits.T, at)) / 2
+    with torch.autocast(image.device.type, enabled=False):
+        scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+        twins = matching & ~torch.eye(len(matching), dtype=torch.bool, device=matching.device)
+        logits = logits.masked_fill(twins, float("-inf"))
+        at = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, at) + F.cross_entropy(logits.T, at)) / 2

@@ -5,7 +5,8 @@
 
 Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
 making a batch takes (in a thread of its own, beside the step), `rest` what the loop takes over the bare step: seeds,
-average of the weights, logging, waiting for data.
+average of the weights, logging, waiting for data, and a stage's beginning and end over the steps of one block; there are
+no checkpoints and no grids.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=[f"{name}/tiny" for name in MODELS], metavar="MODEL/PRESET")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each stage, about")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    torch.set_default_device(options.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}")
     print(f"{'model/preset':<30}{'stage':<14}{'batch':>6}{'step img/s':>12}{'loop img/s':>12}{'data':>7}{'rest':>7}")
     for name in options.models:
@@ -67,19 +70,22 @@ def stages(name: str) -> Iterator[tuple[Stage, Store, Augmentation]]:
 def measure(stage: Stage, data: Store, augmentation: Augmentation, precision: str, seconds: float) -> Timing:
     """Return the medians over blocks of a stage's bare step, its step in the loop, and the making of a batch."""
     loader = Loader(data, batch_size=stage.batch_size, seed=0, name=stage.name, augmentation=augmentation)
-    batch = loader.batch(0)
+    device = torch.get_default_device()
+    batch = loader.batch(0).to(device)
 
     def bare(steps: int) -> None:
         for _ in range(steps):
-            with torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
                 stage.train_step(batch)
 
     def loop(steps: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            StageLoop(
+            whole = StageLoop(
                 stage, data, Path(folder), position=Position(), steps=steps, seed=0, precision=precision, costs=[],
                 watch=silent, checkpoint_seconds=1e9, draw_grid=lambda images: None, augmentation=augmentation,
-            ).run()  # fmt: skip
+            )  # fmt: skip
+            whole.grid_every = steps + 1
+            whole.run()
 
     def load(steps: int) -> None:
         for step in range(steps):

@@ -41,13 +41,13 @@ class Diversity(ExactMetric):
         shares = dim_zero_cat(self.variances) / self.real
         value = shares.mean().sqrt()
         # Of a root r of a mean m, the error is that of m over 2 r.
-        stderr = shares.std() / len(shares) ** 0.5 / (2 * value)
+        stderr = shares.std() / len(shares) ** 0.5 / (2 * value) if value else value
         return Estimate(value=value, stderr=stderr, n=torch.tensor(len(shares)))
 
 
 def collapse_note(name: str, value: float) -> str | None:
     """Return a warning when `value`, the score `name`, says that the images of a caption hardly differ."""
-    if value >= COLLAPSED:
+    if not value < COLLAPSED:
         return None
     return (f"mode collapse: images of one caption differ {value:.1%} as much as real images do "
             f"({name}; expected {COLLAPSED:.0%} or more)")  # fmt: skip

@@ -212,7 +212,8 @@ class StageLoop:
 
     def _step(self, step: int, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         torch.manual_seed(seed_of(self.seed, "step", self.stage.name, step))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        # Without the cache of casts: it would outlive an optimiser's step inside the stage's, and keep the old weights.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             losses = self.stage.train_step(batch)
         if self.average:
             self.average.update(len(batch), (step + 1) * len(batch))

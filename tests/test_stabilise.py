@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from t2ibench.baselines.blocks import JointDiscriminator
-from t2ibench.baselines.losses import divergence_from_normal, fake_loss, fooling_loss, real_loss
+from t2ibench.baselines.losses import (
+    divergence_from_normal,
+    fake_loss,
+    fooling_loss,
+    matching_aware_loss,
+    real_loss,
+)
 from t2ibench.baselines.stabilise import STABILISED, Adversaries, Track, diff_augment, gradient_penalty, normalise
 from t2ibench.errors import UserError
 
@@ -25,6 +31,18 @@ def test_losses_by_hand() -> None:
     assert real_loss(logits, "hinge").tolist() == pytest.approx([0, 1.5])
     assert fake_loss(logits, "hinge").tolist() == pytest.approx([3, 0.5])
     assert fooling_loss(logits, "hinge").tolist() == pytest.approx([-2, 0.5])
+
+
+def test_matching_aware_loss_by_hand() -> None:
+    real, wrong, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.0]), torch.tensor([-1.0, 3.0])
+    real_term = (softplus(-1) + softplus(2)) / 2
+    wrong_term = (softplus(0.5) + softplus(0)) / 2
+    fake_term = (softplus(-1) + softplus(3)) / 2
+    weighted = matching_aware_loss(real, wrong, fake, 0.25, "bce").item()
+    assert weighted == pytest.approx(real_term + 0.25 * wrong_term + 0.75 * fake_term, rel=1e-6)
+    assert matching_aware_loss(real, None, fake, 0.25, "bce").item() == pytest.approx(real_term + fake_term, rel=1e-6)
+    hinge = matching_aware_loss(real, wrong, fake, 0.25, "hinge").item()
+    assert hinge == pytest.approx((0 + 3) / 2 + 0.25 * (1.5 + 1) / 2 + 0.75 * (0 + 4) / 2)
 
 
 def test_divergence_agrees_with_torch_distributions() -> None:

@@ -132,6 +132,36 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_go
     ]
 
 
+class TwoStepStage(ToyStage):
+    """Steps on the line, then looks through it again, as a generator looks through the discriminator of its step."""
+
+    ema_kimg, batch_size = 0.0, 10
+
+    def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
+        ones = torch.ones(1, 1)
+        with torch.no_grad():
+            self.line(ones)
+        optimiser_step(self.optimiser, 100 * self.line(ones).square().mean())
+        weight = self.line.weight.detach().to(torch.bfloat16).double()
+        return {"stale": (self.line(ones).double() - weight - self.line.bias.detach().double()).abs().mean().detach()}
+
+
+def test_bfloat16_sees_the_weights_after_an_optimisers_step(world: Store, tmp_path: Path) -> None:
+    """And what was cast without gradients before has gradients after."""
+    line = nn.Linear(1, 1)
+    nn.init.constant_(line.weight, 3.0)
+    nn.init.constant_(line.bias, 0.0)
+    stage = TwoStepStage(line)
+    stage.optimiser = torch.optim.SGD(line.parameters(), 1e-3)
+    stage.averaged = {}
+    model = ToyModel(stages=1)
+    model.lines = [line]
+    model.stages = lambda data: [stage]  # type: ignore[method-assign]
+    train(model, world, tmp_path, budget=10, seed=0, precision="bfloat16")
+    assert abs(line.weight.item() - 3.0) > 0.1, "it learnt"
+    assert read_log(tmp_path)[-1].losses["stale"] < 0.02
+
+
 def test_weights_that_are_not_finite_are_never_kept(world: Store, tmp_path: Path) -> None:
     """The last update shows in no loss, yet it must not become a checkpoint or the final weights."""
     model = ToyModel(stages=1)
