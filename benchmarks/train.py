@@ -5,8 +5,8 @@
 
 Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
 making a batch takes (in a thread of its own, beside the step), `rest` what the loop takes over the bare step: seeds,
-average of the weights, logging, waiting for data, and a stage's beginning and end over the steps of one block; there are
-no checkpoints and no grids.
+average of the weights, logging, waiting for data, and a stage's beginning and end over the steps of one block; there
+are no checkpoints and no grids.
 """
 
 import argparse

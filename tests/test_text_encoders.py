@@ -154,7 +154,7 @@ def test_standardised_sentences_have_mean_0_and_variance_1(kind: str, world: Sto
         stage.train_step(world.batch(range(step % 6 * 40, step % 6 * 40 + stage.batch_size)))
     captions = world.batch(range(240)).captions
     sentences = read_frozen(encoder, captions).sentence
-    assert sentences.mean(0).abs().max() < 0.6
+    assert sentences.mean(0).abs().median() < 0.3
     assert sentences.std(0).median().item() == pytest.approx(1, abs=0.25)
     encoder.standardise = False
     raw = read_frozen(encoder, captions).sentence
