@@ -22,27 +22,30 @@ class Diversity(ExactMetric):
     higher_is_better = True
 
     variances: list[torch.Tensor]
+    images: torch.Tensor
 
     def __init__(self, real: FeatureMoments) -> None:
         super().__init__()
         self.real = float(real.covariance.trace())
         self.add_state("variances", [], dist_reduce_fx="cat")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, features: torch.Tensor) -> None:
         """Add features [C, R, D] of R >= 2 images of each of C captions; raise UserError on NaN or infinity."""
         captions, images, width = features.shape
         rows = checked_rows(features.flatten(0, 1), width, "diversity").view(captions, images, width)
         self.variances.append(rows.var(dim=1).sum(dim=1).to(self.device))
+        self.images = self.images + captions * images
 
     def compute(self) -> Estimate:
-        """Return the share with its standard error over captions; n is the number of captions."""
+        """Return the share with its standard error over captions."""
         if not len(self.variances):
             raise UserError("diversity: no images were scored")
         shares = dim_zero_cat(self.variances) / self.real
         value = shares.mean().sqrt()
         # Of a root r of a mean m, the error is that of m over 2 r.
         stderr = shares.std() / len(shares) ** 0.5 / (2 * value) if value else value
-        return Estimate(value=value, stderr=stderr, n=torch.tensor(len(shares)))
+        return Estimate(value=value, stderr=stderr, n=self.images)
 
 
 def collapse_note(name: str, value: float) -> str | None:

@@ -21,7 +21,7 @@ def test_value_and_error_by_hand() -> None:
     value = 0.4**0.5
     assert metric.compute().value.item() == pytest.approx(value)
     assert metric.compute().stderr.item() == pytest.approx((shares.std() / 3**0.5 / (2 * value)).item())
-    assert metric.compute().n == 3
+    assert metric.compute().n == 6
 
 
 def test_one_image_a_caption_is_zero_and_heedless_images_are_as_diverse_as_real_ones() -> None:
