@@ -267,6 +267,9 @@ def sweep_run(
 
     with _bars() as watch:
         outcomes = run_sweep(cells, watch, begin)
+    for note in dict.fromkeys(note for outcome in outcomes for note in outcome.notes):
+        names = [outcome.folder.name for outcome in outcomes if outcome.folder and note in outcome.notes]
+        typer.echo(f"note: {note}" + ("" if len(names) == len(outcomes) else f" ({', '.join(names)})"), err=True)
     failed = [outcome for outcome in outcomes if outcome.error]
     if as_json:
         _print_json({"runs": [str(outcome.folder) for outcome in outcomes if outcome.folder],

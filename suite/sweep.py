@@ -31,10 +31,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one run: its folder, or why it failed."""
+    """What became of one run: its folder and the notes of its record, or why it failed."""
 
     cell: Cell
     folder: Path | None = None
+    notes: tuple[str, ...] = ()
     error: str | None = None
 
 
@@ -145,7 +146,8 @@ def run_sweep(
     for number, cell in enumerate(cells):
         begin(number, cell)
         try:
-            outcomes.append(Outcome(cell=cell, folder=run(cell.request, cell.evaluation, watch).folder))
+            folder, record = run(cell.request, cell.evaluation, watch)
+            outcomes.append(Outcome(cell=cell, folder=folder, notes=record.notes))
         except UserError as error:
             outcomes.append(Outcome(cell=cell, error=str(error)))
     return outcomes

@@ -45,6 +45,22 @@ def first_run(call: Call, runs: Path) -> dict[str, Any]:
     return found
 
 
+def test_a_sweep_says_that_runs_collapsed(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(
+        'models = ["text-dcgan"]\nseeds = [0, 1]\nbudget = 0\n[evaluation]\nimages = 40\n'
+        "[set]\ngenerator_width = 8\ndiscriminator_width = 8\n"
+    )
+    code, out, err = call("sweep", "run", tmp_path / "sweep.toml", "--runs", tmp_path / "runs")
+    assert code == 0, err
+    said = [line.split(": ", 1)[1] for line in err.splitlines() if line.startswith("note: ")]
+    assert sum(note.startswith("judge scenes") for note in said) == 1, "a note of all runs is said once"
+    assert any(note.startswith("mode collapse") for note in said)
+    for folder in out.split():
+        record = json.loads((Path(folder) / "record.json").read_text())
+        assert record["scores"]["diversity@scenes"]["value"] < 0.1
+        assert any(note.startswith("mode collapse") for note in record["notes"])
+
+
 def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     found = first_run(call, tmp_path / "runs")
     folder = Path(found["run"])
