@@ -155,7 +155,8 @@ class InceptionRegionEncoder(nn.Module):
 
     def __init__(self, config: DAMSMConfig) -> None:
         super().__init__()
-        self.inception, self.weights = InceptionV3(), Path(config.inception_weights)
+        self.inception = InceptionV3().eval().requires_grad_(False)
+        self.weights = Path(config.inception_weights)
         self.regions = nn.Conv2d(768, config.text_dim, 1, bias=False)
         self.image = nn.Linear(2048, config.text_dim)
         for layer in (self.regions, self.image):
