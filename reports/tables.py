@@ -98,11 +98,12 @@ class Row:
     def facts(self) -> dict[str, float | None]:
         """Return what the method is and costs: counts as they are, times and rates as means over seeds."""
         networks = self.runs[0].record.parameters
+        generators = [count for name, count in networks.items() if name.endswith("generator")]
         rates = [run.record.sample_images_per_second for run in self.runs]
         return {
             "budget": self.spec["budget"],
             "seeds": len(self.runs),
-            "generator_parameters": networks.get("generator"),
+            "generator_parameters": sum(generators) if generators else None,
             "parameters": sum(networks.values()),
             "training_images": statistics.mean(run.images for run in self.runs),
             "training_minutes": statistics.mean(run.minutes for run in self.runs),

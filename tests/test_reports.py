@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 from t2ibench.errors import UserError
 from t2ibench.reports import plots, tables, wording
 from t2ibench.reports.page import MAX_CAPTIONS, Report, command, report
-from t2ibench.reports.records import GalleryItem, LogRow, Record, Score, StageCost, save
+from t2ibench.reports.records import GalleryItem, LogRow, Record, Score, StageCost, load, save
 
 SPEC: dict[str, Any] = {
     "model": "toy", "preset": "tiny", "config": {"width": 8}, "dataset": "scenes", "image_size": 32,
@@ -114,6 +115,16 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path: Path) -> None:
         "training_images": 1000, "training_minutes": 2.0, "sample_images_per_second": 100.0}
     line = "| toy/tiny | 1k | 3 | 3.000 ± 2.646 | 1.5M | 2M | 1,000 | 2.0 | 100 |"
     assert line in wording.markdown([table]).splitlines()
+
+
+@pytest.mark.parametrize(("parameters", "expected"), [
+    ({"stage1_generator": 3, "stage2_generator": 4, "text_encoder": 5}, 7), ({"encoder": 3, "decoder": 4}, None),
+])  # fmt: skip
+def test_all_generators_are_counted(tmp_path: Path, parameters: dict[str, int], expected: int | None) -> None:
+    folder = leave(tmp_path / "r", [fid(1)])
+    save(folder, replace(load(folder), parameters=parameters))
+    (table,) = read([folder])
+    assert table.rows[0].facts["generator_parameters"] == expected
 
 
 def test_one_seed_shows_its_own_standard_error_marked_as_such(tmp_path: Path) -> None:
