@@ -63,8 +63,8 @@ STABILISED = Track(
     adversarial="hinge", discriminator_norm="none", gradient_penalty="r1", penalty_weight=1.0, penalty_every=4,
     generator_learning_rate=5e-4, discriminator_learning_rate=1e-3, adam_betas=(0.0, 0.99), ema_kimg=5.0,
 )  # fmt: skip
-"""The shared kit, chosen by short runs of text-dcgan on `scenes`: with R1 captions were learnt sooner than with spectral
-norm. DiffAugment is left out, because with it they were learnt later; it is meant for sets of few images, as
+"""The shared kit, chosen by short runs of text-dcgan on `scenes`: with R1 captions were learnt sooner than with
+spectral norm. DiffAugment is left out, because with it they were learnt later; it is meant for sets of few images, as
 `track.augment=["translation"]`. Colours and cutouts change what captions name."""
 
 
