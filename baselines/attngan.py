@@ -10,7 +10,7 @@ The coarser sizes' real images are means over squares of pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import Adversarial, divergence_from_normal, fake_loss, fooling_loss, real_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import Read, read_frozen
-from .stabilise import STABILISED, Adversaries, Track, normalise
+from .stabilise import STABILISED, AdversarialStage, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 
@@ -201,7 +201,7 @@ def discriminator_loss(
     return accepted + rejected
 
 
-class GANStage:
+class GANStage(AdversarialStage):
     """Teach the generator and its discriminators, one step each, with both encoders frozen."""
 
     name = "gan"
@@ -213,9 +213,7 @@ class GANStage:
         self.discriminators = cast(list[JointDiscriminator], list(model.discriminator))
         self.text = model.text
         self.share, self.batch_size = 1 - config.text_encoder.share, config.batch_size
-        self.ema_kimg = config.track.ema_kimg
-        self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if self.ema_kimg else {}
-        self.adversaries = Adversaries(config.track, self.generator, self.discriminator)
+        super().__init__(config.track, self.generator, self.discriminator)
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step of every discriminator, then one of the generator, on the same images and captions."""
@@ -272,14 +270,6 @@ class GANStage:
         assert isinstance(self.text, DAMSM), "the config refuses other text encoders"
         self.text.image_encoder.eval()
         return self.text.match(images, read, matching)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the networks, the optimisers and what was seen."""
-        return self.adversaries.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.adversaries.load_state_dict(state)
 
 
 class AttnGAN:

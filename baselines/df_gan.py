@@ -11,7 +11,6 @@ Tao, Tang, Wu, Jing, Bao and Xu 2022, "DF-GAN: A Simple and Effective Baseline f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
-from .stabilise import STABILISED, Adversaries, Track, normalise
+from .stabilise import STABILISED, AdversarialStage, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 MISMATCH_WEIGHT = 0.5
@@ -217,7 +216,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class GANStage:
+class GANStage(AdversarialStage):
     """Teach both networks, the text encoder frozen."""
 
     name = "gan"
@@ -228,9 +227,7 @@ class GANStage:
         self.generator, self.discriminator = model.generator, model.discriminator
         self.text_encoder = model.text.encoder
         self.share, self.batch_size = 1 - config.text_encoder.share, config.batch_size
-        self.ema_kimg = config.track.ema_kimg
-        self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if self.ema_kimg else {}
-        self.adversaries = Adversaries(config.track, self.generator, self.discriminator)
+        super().__init__(config.track, self.generator, self.discriminator)
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step of the discriminator, then one of the generator by the same fakes."""
@@ -263,14 +260,6 @@ class GANStage:
         adversaries.learn("discriminator", loss + penalty)
         return {"discriminator": loss.detach(), "penalty": penalty.detach(),
                 "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}  # fmt: skip
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the networks, the optimisers and what was seen."""
-        return self.adversaries.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.adversaries.load_state_dict(state)
 
 
 class DFGAN:

@@ -195,3 +195,20 @@ class Adversaries:
         self.generator_optimiser.load_state_dict(state["generator_optimiser"])
         self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.steps, self.images_seen = state["steps"], state["images_seen"]
+
+
+class AdversarialStage:
+    """What the stages that teach a GAN share: its `Adversaries`, the average that draws, and the state."""
+
+    def __init__(self, track: Track, generator: nn.Module, discriminator: nn.Module) -> None:
+        self.adversaries = Adversaries(track, generator, discriminator)
+        self.ema_kimg = track.ema_kimg
+        self.averaged: Mapping[str, nn.Module] = {"generator": generator} if track.ema_kimg else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the networks, the optimisers and what was seen."""
+        return self.adversaries.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.adversaries.load_state_dict(state)

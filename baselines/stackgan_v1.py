@@ -16,7 +16,7 @@ does not mention. Other than there:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import divergence_from_normal, fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
-from .stabilise import STABILISED, Adversaries, Track, normalise
+from .stabilise import STABILISED, AdversarialStage, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 
@@ -263,7 +263,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class GANStage:
+class GANStage(AdversarialStage):
     """Teach one generator and its discriminator, a step each, with all that was taught before frozen."""
 
     def __init__(
@@ -273,13 +273,12 @@ class GANStage:
         config, first = model.config, number == 1
         generator = model.stage1_generator if first else model.stage2_generator
         self.discriminator = model.stage1_discriminator if first else model.stage2_discriminator
-        self.adversaries = Adversaries(config.track, generator, self.discriminator)
+        super().__init__(config.track, generator, self.discriminator)
         self.text_encoder = model.text.encoder
         self.size = config.stage1_size if first else config.image_size
         self.noise_dim = config.noise_dim + (1 if first else 2) * config.condition_dim
         self.share = (1 - config.text_encoder.share) * (config.stage1_share if first else 1 - config.stage1_share)
-        self.draws, self.batch_size, self.ema_kimg = not first, config.batch_size, config.track.ema_kimg
-        self.averaged: Mapping[str, nn.Module] = {"generator": generator} if self.ema_kimg else {}
+        self.draws, self.batch_size = not first, config.batch_size
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step of the discriminator, then one of the generator, on the same captions and fakes."""
@@ -313,14 +312,6 @@ class GANStage:
         divergence = divergence_from_normal(fake.condition.mean, fake.condition.log_std)
         self.adversaries.learn("generator", loss + self.config.divergence_weight * divergence)
         return {"generator": loss.detach(), "divergence": divergence.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the two networks, their optimisers and what was seen."""
-        return self.adversaries.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the two networks, their optimisers and what was seen."""
-        self.adversaries.load_state_dict(state)
 
 
 class StackGANv1:

@@ -11,7 +11,7 @@ unconditional (section 4.3). Other than there:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import Adversarial, divergence_from_normal, fake_loss, fooling_loss, real_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
 from .reading import read_frozen
-from .stabilise import STABILISED, Adversaries, Track, normalise
+from .stabilise import STABILISED, AdversarialStage, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
 
 
@@ -251,7 +251,7 @@ def colour_loss(images: Sequence[torch.Tensor], covariance_weight: float) -> tor
     return loss
 
 
-class GANStage:
+class GANStage(AdversarialStage):
     """Teach the discriminators and then the generator, one step each, on the same fakes; the text encoder is frozen."""
 
     name = "gan"
@@ -260,10 +260,9 @@ class GANStage:
     def __init__(self, model: "StackGANv2") -> None:
         config = self.config = model.config
         self.text, self.generator, self.scales = model.text, model.generator, model.scales
-        self.adversaries = Adversaries(config.track, self.generator, model.discriminator)
+        super().__init__(config.track, self.generator, model.discriminator)
         self.share = 1 - config.text_encoder.share if config.conditional else 1.0
-        self.batch_size, self.ema_kimg = config.batch_size, config.track.ema_kimg
-        self.averaged: Mapping[str, nn.Module] = {"generator": self.generator} if self.ema_kimg else {}
+        self.batch_size = config.batch_size
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step of all discriminators and one of the generator."""
@@ -322,14 +321,6 @@ class GANStage:
     ) -> Logits:
         alone = discriminator.alone(seen) if mean is None or self.config.joint else None
         return Logits(alone, None if mean is None else discriminator.with_caption(seen, mean))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the networks, their optimisers and what was seen."""
-        return self.adversaries.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the networks, their optimisers and what was seen."""
-        self.adversaries.load_state_dict(state)
 
 
 class StackGANv2:
