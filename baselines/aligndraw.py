@@ -26,7 +26,7 @@ from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.tokenizers import Tokenizer, WordTokenizer
 from ..errors import UserError
 from .interface import Stage, optimiser_step, sample_in_chunks, seeded_normal
-from .reading import learn_words
+from .reading import learn_words, reversed_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,12 +223,6 @@ class TextEncoder(nn.Module):
             outputs.append(output)
         ahead, back = torch.stack(outputs, 2)
         return torch.cat([ahead, back.gather(1, order[:, :, None].expand_as(back))], 2)
-
-
-def reversed_order(mask: torch.Tensor) -> torch.Tensor:
-    """Return int64 [N, L]: where each place's word stands when the words in `mask` are reversed; its own inverse."""
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
 
 
 class Encoder(nn.Module):

@@ -22,7 +22,7 @@ from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
 from .inception_network import SIDE, InceptionV3
 from .published_weights import fill
-from .reading import Read, TextEncoder, learn_words, matched
+from .reading import Read, TextEncoder, learn_words, matched, reversed_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,8 @@ class WordLSTM(TextEncoder):
         """Read tokens int64 [N, words]."""
         mask = tokens != WordTokenizer.padding
         last = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
-        at = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         embedded = self.dropout(self.embed(tokens))
-        order = (last - at).where(mask, at)
+        order = reversed_order(mask)
         there, _ = self.forwards(embedded)
         back, _ = self.backwards(_pick(embedded, order))
         words = torch.cat([there, _pick(back, order)], 2) * mask[:, :, None]

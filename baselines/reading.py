@@ -164,3 +164,9 @@ def read_frozen(encoder: TextEncoder, captions: Sequence[str]) -> Read:
     """Read captions as a GAN reads them: without gradients, dropout off, standardised if the encoder says so."""
     read = encoder.eval().encode(captions)
     return read._replace(sentence=encoder.spread(read.sentence)) if encoder.standardise else read
+
+
+def reversed_order(mask: torch.Tensor) -> torch.Tensor:
+    """Return int64 [N, L]: where each place's word stands when the words in `mask` are reversed; its own inverse."""
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)

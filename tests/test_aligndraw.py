@@ -20,8 +20,8 @@ from t2ibench.baselines.aligndraw import (
     divergence,
     place_grid,
     reconstruction_loss,
-    reversed_order,
 )
+from t2ibench.baselines.reading import reversed_order
 from t2ibench.datasets.store import Store
 from t2ibench.datasets.tokenizers import WordTokenizer
 from t2ibench.errors import UserError
