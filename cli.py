@@ -176,21 +176,32 @@ def train(
 
 @app.command(epilog=examples(
     't2ibench sample RUN "a red circle above a blue square"', 't2ibench sample RUN "a star" "two hearts" --n 8',
-    't2ibench sample RUN "a ring" --seed 7 --out rings'))  # fmt: skip
+    't2ibench sample RUN "a ring" --best-of 512 --keep 32',
+    't2ibench sample RUN "two panels: the same ring below" --image-prompt ring.png --keep-rows 16'))  # fmt: skip
 def sample(
     run: RunFolder, prompts: Annotated[list[str], typer.Argument(help="Captions to draw.")],
     n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16,
+    best_of: Annotated[int | None, typer.Option("--best-of", help="Candidates to choose from.", min=1)] = None,
+    keep: Annotated[int | None, typer.Option("--keep", help="With --best-of: images to keep.", min=1)] = None,
+    image_prompt: Annotated[Path | None, typer.Option("--image-prompt", help="An image to go on with.")] = None,
+    keep_rows: Annotated[int, typer.Option("--keep-rows", help="Its rows of pixels given, from the top.", min=0)] = 0,
+    keep_columns: Annotated[int, typer.Option("--keep-columns", help="Columns given, from the left.", min=0)] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw captions with a trained run: PNGs, their captions, and a grid."""
-    from .suite.run import sample_run
+    from .suite.sampling import Wish, sample_run
 
+    if keep is not None and best_of is None:
+        raise UserError(f"--keep {keep}: goes with --best-of, the candidates that it is chosen from")
+    wanted = n if best_of is None else keep or min(n, best_of)
+    wish = Wish(n=wanted, best_of=best_of or 0, seed=seed, image=image_prompt, keep_rows=keep_rows,
+                keep_columns=keep_columns)  # fmt: skip
     _use(device)
     with _bars() as watch:
-        sample_run(run, prompts, n=n, seed=seed, out=out, watch=watch)
-    _print_json({"out": str(out), "images": n * len(prompts)}) if as_json else typer.echo(str(out / "grid.png"))
+        sample_run(run, prompts, wish, out=out, watch=watch)
+    _print_json({"out": str(out), "images": wanted * len(prompts)}) if as_json else typer.echo(str(out / "grid.png"))
 
 
 @app.command(epilog=examples(

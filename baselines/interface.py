@@ -46,6 +46,23 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A stage whose rates or weights follow how much of it is done."""
+
+    total_steps: int
+    """Steps of the whole stage; the loop says so before the first."""
+
+
+@runtime_checkable
+class Validates(Protocol):
+    """A stage that can say how well it does on images it does not learn from."""
+
+    def validate(self, data: CaptionedDataset) -> Mapping[str, float]:
+        """Return losses by name on held-out `data`, changing nothing."""
+        ...
+
+
 class TextToImage(Protocol):
     """A text-to-image method. Outsiders implement this and inherit nothing.
 
@@ -83,6 +100,21 @@ class DrawsUnconditionally(Protocol):
 
     def sample_unconditional(self, n: int, *, seeds: Sequence[int]) -> torch.Tensor:
         """Return `n` images, uint8 [N, 3, H, W]; on the CPU image i depends on seed i alone."""
+        ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """A model that goes on with a given image."""
+
+    def complete(
+        self, captions: Sequence[str], images: torch.Tensor, keep_rows: int, keep_columns: int = 0, *,
+        seeds: Sequence[int],
+    ) -> torch.Tensor:  # fmt: skip
+        """Return one image a caption, uint8 [N, 3, H, W], that goes on with `images`, uint8 of that shape.
+
+        The top `keep_rows` rows of pixels and the left `keep_columns` columns are given, and nothing else is looked at.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ unconditional (section 4.3). Other than there:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,10 @@ class StackGANv2Config:
     condition_learns_from_discriminators: bool = True
     """In the generator's step, gradients also reach the condition's mean by way of the discriminators that read it,
     as in the official code. In their own step they never do."""
+    discriminators_read: Literal["mean", "embedding"] = "mean"
+    """What discriminators know of a caption: the mean of c, as in the official code, or the embedding itself, as in
+    AttnGAN. The generator makes the mean and its divergence pulls it to 0: where no caption moves it, no discriminator
+    can ask for one."""
     colour_weight: float = 0.0
     """Of the loss that keeps colours alike from scale to scale (alpha, section 4.3): published as 50 without captions,
     0 with."""
@@ -106,6 +110,11 @@ class StackGANv2Config:
             raise UserError('track.gradient_penalty=ma-gp: needs captions; without, expected "r1" or "none"')
 
     @property
+    def read_dim(self) -> int:
+        """Return the length of what the discriminators know of a caption."""
+        return self.condition_dim if self.discriminators_read == "mean" else self.text_encoder.text_dim
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Return the sides of the images that the branches draw, coarsest first."""
         return tuple(self.image_size >> level for level in reversed(range(self.branches)))
@@ -128,12 +137,12 @@ SMALL = StackGANv2Config(
 PAPER = StackGANv2Config()
 PRESETS: Mapping[str, StackGANv2Config] = {
     "tiny": TINY,
-    "tiny-stabilised": replace(TINY, track=STABILISED),
+    "tiny-stabilised": replace(TINY, discriminators_read="embedding", track=STABILISED),
     "tiny-unconditional": replace(TINY, conditional=False, colour_weight=50.0),
     "small": SMALL,
-    "small-stabilised": replace(SMALL, track=STABILISED),
+    "small-stabilised": replace(SMALL, discriminators_read="embedding", track=STABILISED),
     "paper": PAPER,
-    "paper-stabilised": replace(PAPER, track=STABILISED),
+    "paper-stabilised": replace(PAPER, discriminators_read="embedding", track=STABILISED),
     "paper-unconditional": replace(PAPER, conditional=False, colour_weight=50.0),
 }
 # Runs of some hundred thousand images end before the published average has forgotten its start, so `tiny` and `small`
@@ -271,38 +280,39 @@ class GANStage(AdversarialStage):
         text = read_frozen(self.text.encoder, batch.captions).sentence if self.text else None
         order = mismatched_order(matching_pairs(batch, self.config.mismatch))
         drawn = self.generator(torch.randn(len(images), self.config.code_dim, device=images.device), text)
-        parts = [self._scale_losses(scale, images, drawn, order) for scale in range(self.config.branches)]
+        known = text if self.config.discriminators_read == "embedding" else drawn.mean
+        parts = [self._scale_losses(scale, images, drawn, known, order) for scale in range(self.config.branches)]
         losses, penalties = (torch.stack(part) for part in zip(*parts, strict=True))
         self.adversaries.learn("discriminator", losses.sum() + penalties.sum())
         named = {f"discriminator_{size}": loss.detach() for size, loss in zip(self.config.sizes, losses, strict=True)}
         total = {"discriminator": losses.sum().detach(), "penalty": penalties.sum().detach()}
-        return total | (named if len(named) > 1 else {}) | self._generator_step(drawn)
+        return total | (named if len(named) > 1 else {}) | self._generator_step(drawn, known)
 
     def _scale_losses(
-        self, scale: int, images: torch.Tensor, drawn: Drawn, order: torch.Tensor
+        self, scale: int, images: torch.Tensor, drawn: Drawn, known: torch.Tensor | None, order: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return one discriminator's loss, and the penalty on all that it says of the real pairs."""
         due, discriminator = self.adversaries.penalty_is_due(), self.scales[scale]
         real = shrink(images, self.config.sizes[scale]).detach().requires_grad_(due)
         fake = self.adversaries.augmented(drawn.images[scale].detach())
-        mean = None if drawn.mean is None else drawn.mean.detach().requires_grad_(due)
+        known = None if known is None else known.detach().requires_grad_(due)
         # A wrong pair is another image of the batch: what was seen in it is known already.
         seen = discriminator(self.adversaries.augmented(real))
-        logits = self._judge(discriminator, seen, mean)
-        wrong = self._judge(discriminator, seen[order], mean) if self.config.conditional else Logits(None, None)
-        fooled = self._judge(discriminator, discriminator(fake), mean)
+        logits = self._judge(discriminator, seen, known)
+        wrong = self._judge(discriminator, seen[order], known) if self.config.conditional else Logits(None, None)
+        fooled = self._judge(discriminator, discriminator(fake), known)
         loss = discriminator_loss(
             logits, wrong, fooled, self.config.track.adversarial, wrong_image_is_real=self.config.wrong_image_is_real
         )
         said = torch.stack([part for part in logits if part is not None]).sum(0)
-        return loss, self.adversaries.penalty(said, real, real if mean is None else mean)
+        return loss, self.adversaries.penalty(said, real, real if known is None else known)
 
-    def _generator_step(self, drawn: Drawn) -> dict[str, torch.Tensor]:
-        config, mean = self.config, drawn.mean
-        if mean is not None and not config.condition_learns_from_discriminators:
-            mean = mean.detach()
+    def _generator_step(self, drawn: Drawn, known: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        config = self.config
+        if known is not None and not config.condition_learns_from_discriminators:
+            known = known.detach()
         judged = [
-            self._judge(discriminator, discriminator(self.adversaries.augmented(images)), mean)
+            self._judge(discriminator, discriminator(self.adversaries.augmented(images)), known)
             for discriminator, images in zip(self.scales, drawn.images, strict=True)
         ]
         parts = {"generator": generator_loss(judged, config.track.adversarial)}
@@ -317,10 +327,10 @@ class GANStage(AdversarialStage):
         return {name: part.detach() for name, part in parts.items()}
 
     def _judge(
-        self, discriminator: JointDiscriminator, seen: torch.Tensor, mean: torch.Tensor | None
+        self, discriminator: JointDiscriminator, seen: torch.Tensor, known: torch.Tensor | None
     ) -> Logits:
-        alone = discriminator.alone(seen) if mean is None or self.config.joint else None
-        return Logits(alone, None if mean is None else discriminator.with_caption(seen, mean))
+        alone = discriminator.alone(seen) if known is None or self.config.joint else None
+        return Logits(alone, None if known is None else discriminator.with_caption(seen, known))
 
 
 class StackGANv2:
@@ -337,7 +347,7 @@ class StackGANv2:
         norm = config.track.discriminator_norm
         self.scales = [
             JointDiscriminator(
-                size, config.discriminator_width, config.condition_dim, norm, conditional=config.conditional
+                size, config.discriminator_width, config.read_dim, norm, conditional=config.conditional
             )
             for size in config.sizes
         ]

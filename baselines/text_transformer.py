@@ -3,6 +3,7 @@
 They stand below the models, because GANs are conditioned on what the transformer reads. Parameters have the names of
 OpenAI's published state dict, less the prefix `transformer.` of the blocks.
 """
+import hashlib
 from collections import OrderedDict
 
 import torch
@@ -22,7 +23,7 @@ class QuickGELU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with causal attention."""
+    """Pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,8 +33,8 @@ class Block(nn.Module):
             OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
         )
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return states [N, T, width]; `mask` [T, T] is True where attention is forbidden."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return states [N, T, width]; `mask` [T, T] is True where attention is forbidden; None forbids none."""
         normed = self.ln_1(x)
         x = x + self.attn(normed, normed, normed, attn_mask=mask, need_weights=False)[0]
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
@@ -70,6 +71,14 @@ class TextTransformer(nn.Module):
             x = block(x, mask)
         embeddings: torch.Tensor = self.ln_final(x) @ self.text_projection
         return embeddings
+
+
+def text_fingerprint(embedding: torch.Tensor) -> str:
+    """Return 12 hex digits that stand for a CLIP, by its token embedding [V, D]: equal for copies in any layout.
+
+    Compared in half precision, in which many copies are kept.
+    """
+    return hashlib.sha256(embedding.detach().half().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
 
 
 def contrastive_loss(

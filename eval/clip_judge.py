@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 
 from ..baselines.published_weights import fill
+from ..dalle.clip_inputs import open_tokenizer, prepare
 from ..errors import UserError
 from ..files import digest_of, digest_of_file, read_json
 from .judges import Look, Training
-from .resize import bicubic
 from .weights import find_weights
 
 FOLDER = "clip-vit-base-patch32"
@@ -23,9 +22,6 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PUBLISHED = (
     f"openai/clip-vit-base-patch32 on Hugging Face (config.json, tokenizer.json, {' or '.join(WEIGHTS)})"
 )
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-END = "<|endoftext|>"
 CONTEXT = 77
 """Tokens of a caption, start and end included; longer captions are cut before the end token."""
 
@@ -47,7 +43,7 @@ class ClipJudge:
         self.network = _network(config)
         fill(self.network, weights)
         self.side: int = self.network.config.vision_config.image_size
-        self.tokenizer = _tokenizer(tokens)
+        self.tokenizer = open_tokenizer(tokens, CONTEXT)
         digest = digest_of([digest_of_file(path) for path in (weights, config, tokens)])
         self.id = f"clip:{digest[:12]}:bicubic-antialias-{self.side}"
 
@@ -80,17 +76,6 @@ class ClipJudge:
         return projected
 
 
-def prepare(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Return images uint8 [N, 3, H, W] as float [N, 3, side, side]: resized, centre cut out, normalised."""
-    height, width = images.shape[-2:]
-    scale = side / min(height, width)
-    high, wide = max(side, round(height * scale)), max(side, round(width * scale))
-    top, left = (high - side) // 2, (wide - side) // 2
-    pixels = bicubic(images, high, wide)[:, :, top : top + side, left : left + side] / 255
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std
-
-
 def find_file(folder: Path, *names: str) -> Path:
     """Return the first of `names` that is in `folder`; raise UserError when none is."""
     for name in names:
@@ -111,17 +96,3 @@ def _network(path: Path) -> Any:
         return CLIPModel(CLIPConfig.from_dict(config))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the configuration of a CLIP ({type(error).__name__})") from error
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer, cutting captions before their end token and padding them to one length."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # nothing narrower is raised
-        raise UserError(f"{path}: not a tokenizer; fetch it from {PUBLISHED}") from error
-    end = tokenizer.token_to_id(END)
-    if end is None:
-        raise UserError(f"{path}: not the tokenizer of a CLIP, it has no {END}; fetch it from {PUBLISHED}")
-    tokenizer.enable_truncation(CONTEXT)
-    tokenizer.enable_padding(pad_id=end, pad_token=END)
-    return tokenizer

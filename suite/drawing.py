@@ -1,6 +1,5 @@
-"""Drawing with a trained model: images for prompts, kept; grids, galleries and folders of PNGs."""
+"""Drawing with a trained model: images for prompts, kept; grids and galleries."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..baselines.interface import TextToImage
 from ..datasets.images import grid
 from ..errors import UserError
 from ..eval.harness import Prompt
-from ..files import digest_of, digest_of_file, read_json, seed_of, whole_file, whole_folder, write_json
+from ..files import digest_of, digest_of_file, read_json, whole_file, whole_folder, write_json
 from ..reports.records import GalleryItem
 from .training import Watch, silent
 
@@ -72,30 +71,13 @@ def save_gallery(
     items = []
     for number, (image, prompt) in enumerate(zip(images[:GALLERY], prompts[:GALLERY], strict=True)):
         file = gallery / f"{number:02d}.png"
-        _save_png(file, image.transpose(1, 2, 0))
+        save_png(file, image.transpose(1, 2, 0))
         items.append(GalleryItem(caption=prompt.caption, caption_id=prompt.caption_id, seed=prompt.seed,
                                  file=file.relative_to(run).as_posix()))  # fmt: skip
     return tuple(items)
 
 
-def save_samples(
-    model: TextToImage, captions: Sequence[str], *, n: int, seed: int, out: Path, watch: Watch = silent
-) -> Path:
-    """Draw `n` images a caption into `out`: PNGs, `metadata.jsonl` as of an imagefolder, and `grid.png`."""
-    wanted = [(caption, seed_of("noise", seed, caption, number)) for caption in captions for number in range(n)]
-    images = model.sample([caption for caption, _ in wanted], seeds=[noise for _, noise in wanted]).numpy()
-    lines = []
-    for number, (image, (caption, noise)) in enumerate(zip(images, wanted, strict=True)):
-        name = f"{number:04d}.png"
-        _save_png(out / name, image.transpose(1, 2, 0))
-        lines.append(json.dumps({"file_name": name, "text": caption, "seed": noise}, ensure_ascii=False) + "\n")
-        watch("write", number + 1, len(wanted))
-    save_grid(out / "grid.png", images, columns=n if n <= 16 else 16)
-    with whole_file(out / "metadata.jsonl") as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
-    return out
-
-
-def _save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels uint8 [H, W, 3]."""
     with whole_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

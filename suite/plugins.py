@@ -67,6 +67,11 @@ MODELS: Mapping[str, Entry] = {
         about="Tao et al. 2022, arXiv:2008.05865",
         presets=("tiny", "tiny-stabilised", "small", "small-stabilised", "paper", "paper-stabilised"),
     ),
+    "dalle": Entry(
+        target="dalle.model:DallE",
+        about="Ramesh et al. 2021, arXiv:2102.12092",
+        presets=("tiny", "tiny-vqvae2", "tiny-fsq", "small", "paper"),
+    ),
 }
 DATASETS: Mapping[str, Entry] = {
     "scenes": Entry(target="datasets.scenes:open_source", about="drawn scenes of 1-4 objects with ground truth"),

@@ -27,7 +27,7 @@ from ..eval.judges import Judge, Training
 from ..files import digest_of, read_json, seed_of, write_json, write_text
 from ..reports.records import SCHEMA, Record, StageCost, load, save
 from .checkpoint import load_tokenizers, load_weights
-from .drawing import draw, save_gallery, save_grid, save_samples
+from .drawing import draw, save_gallery, save_grid
 from .environment import describe_environment
 from .plugins import absolute_name, find_dataset, find_judge, find_model, find_preset
 from .spec import Evaluation, TrainSpec, resolve_config
@@ -190,6 +190,7 @@ def train_run(opened: Run, watch: Watch = silent) -> tuple[StageCost, ...]:
             model, data, opened.folder, budget=opened.spec.budget, seed=opened.spec.seed,
             precision=opened.spec.precision, checkpoint_seconds=opened.checkpoint_seconds, watch=watch,
             draw_grid=draw_grid, augmentation=augmentation,
+            held_out=partial(opened.store, "val", watch) if "val" in opened.source.splits else None,
         )  # fmt: skip
 
 
@@ -305,9 +306,3 @@ def score_images(
     reference = prepared(source, split, size, watch)
     judges = open_judges(evaluation.judges, source, size, watch)
     return evaluate(torch.from_numpy(images), [own[0] for own in captions], reference, judges, watch)
-
-
-def sample_run(folder: Path, captions: Sequence[str], *, n: int, seed: int, out: Path, watch: Watch = silent) -> Path:
-    """Draw `n` images a caption with a run's model; return the folder of PNGs with `metadata.jsonl` and a grid."""
-    model = load_model(reopen_run(folder, watch))
-    return save_samples(model, captions, n=n, seed=seed, out=out, watch=watch)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..baselines.interface import Stage, TextToImage
+from ..baselines.interface import Scheduled, Stage, TextToImage, Validates
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation, Loader
 from ..errors import UserError
@@ -113,11 +113,13 @@ def train(
     watch: Watch = silent,
     draw_grid: Callable[[int], None] = lambda images_seen: None,
     augmentation: Augmentation = "none",
+    held_out: Callable[[], CaptionedDataset] | None = None,
 ) -> tuple[StageCost, ...]:
     """Teach `model` from `data` for `budget` images over all its stages; go on where an earlier call was cut off.
 
-    `draw_grid` is called some times in a stage that draws, with the averages in place. With an `augmentation`
-    that crops, `data` is prepared at `loader.stored_size` of the images that the stages see.
+    `draw_grid` is called some times in a stage that draws, with the averages in place; as often, a stage that
+    validates does so on what `held_out` returns. With an `augmentation` that crops, `data` is prepared at `loader.stored_size` of
+    the images that the stages see.
 
     Leaves in `folder`: `tokenizers.json` of a model that has some, `train.jsonl`, `weights.safetensors` and last
     `training.json`, the costs; until then `checkpoint.safetensors` and the networks after each finished stage.
@@ -141,7 +143,7 @@ def train(
         loop = StageLoop(
             stage, data, folder, position=start, steps=int(budget * stage.share) // stage.batch_size, seed=seed,
             precision=precision, costs=costs, watch=watch, checkpoint_seconds=checkpoint_seconds,
-            draw_grid=draw_grid, augmentation=augmentation,
+            draw_grid=draw_grid, augmentation=augmentation, held_out=held_out,
         )  # fmt: skip
         if "stage" in state:
             loop.restore(state)
@@ -165,6 +167,7 @@ class StageLoop:
         self, stage: Stage, data: CaptionedDataset, folder: Path, *, position: Position, steps: int, seed: int,
         precision: str, costs: list[StageCost], watch: Watch, checkpoint_seconds: float,
         draw_grid: Callable[[int], None], augmentation: Augmentation,
+        held_out: Callable[[], CaptionedDataset] | None = None,
     ) -> None:  # fmt: skip
         self.stage, self.folder, self.steps, self.seed = stage, folder, steps, seed
         self.costs, self.position, self.watch = costs, position, watch
@@ -176,7 +179,10 @@ class StageLoop:
         self.log_every = max(1, steps // LOG_ROWS)
         self.grid_every = max(1, steps // GRIDS)
         self.checkpoint_seconds, self.draw_grid = checkpoint_seconds, draw_grid
+        self.held_out = held_out() if held_out is not None and isinstance(stage, Validates) else None
         self.window: list[Mapping[str, float | torch.Tensor]] = []
+        if isinstance(stage, Scheduled):
+            stage.total_steps = max(1, steps)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Stand where the checkpoint stood."""
@@ -200,8 +206,8 @@ class StageLoop:
                 if time.monotonic() - saved > self.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
-            if self.stage.draws and ((step + 1) % self.grid_every == 0 or step == 0):
-                self._grid((step + 1) * size)
+            if (step + 1) % self.grid_every == 0 or step == 0:
+                self._look((step + 1) * size)
         self.log.close()
         self._check_state(self.stage.state_dict())
         if self.average:
@@ -230,16 +236,19 @@ class StageLoop:
         for offset, losses in enumerate(rows):
             self._guard(self.position.step - len(rows) + offset, losses)
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        self._write(means)
         size = self.stage.batch_size
-        row = {"stage": self.stage.name, "step": self.position.step,
-               "images": self.images_before + self.position.step * size,
-               "seconds": round(self.position.seconds, 3), "losses": means}  # fmt: skip
-        self.log.write((json.dumps(row) + "\n").encode())
-        self.log.flush()
-        self.position.log_bytes = self.log.tell()
         note = "  ".join(f"{name} {value:.3g}" for name, value in means.items())
         self.watch(f"train {self.stage.name}", self.position.step * size, self.steps * size, note)
         self.window = []
+
+    def _write(self, losses: Mapping[str, float]) -> None:
+        row = {"stage": self.stage.name, "step": self.position.step,
+               "images": self.images_before + self.position.step * self.stage.batch_size,
+               "seconds": round(self.position.seconds, 3), "losses": losses}  # fmt: skip
+        self.log.write((json.dumps(row) + "\n").encode())
+        self.log.flush()
+        self.position.log_bytes = self.log.tell()
 
     def _guard(self, step: int, losses: Mapping[str, float]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -272,6 +281,12 @@ class StageLoop:
             state["average"] = self.average.state_dict()
         save_state(self.folder / "checkpoint.safetensors", state)
 
-    def _grid(self, images_seen: int) -> None:
+    def _look(self, images_seen: int) -> None:
+        """Draw a grid and validate, as far as the stage can, with the averages in place."""
+        if not self.stage.draws and self.held_out is None:
+            return
         with self.average.in_place() if self.average else contextlib.nullcontext():
-            self.draw_grid(self.images_before + images_seen)
+            if self.stage.draws:
+                self.draw_grid(self.images_before + images_seen)
+            if self.held_out is not None and isinstance(self.stage, Validates):
+                self._write(self.stage.validate(self.held_out))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from t2ibench.baselines import inception_network
 from t2ibench.baselines.published_weights import fill
+from t2ibench.dalle import clip_inputs
 from t2ibench.datasets.captioned import Batch
 from t2ibench.errors import UserError
 from t2ibench.eval import clip_judge, efficientnet, inception
@@ -202,7 +203,7 @@ def test_damaged_weights_are_named_and_nothing_in_them_is_run(tmp_path, how, suf
     with pytest.raises(UserError, match=rf"weights\.{suffix}: ") as caught:
         fill(network, path)
     if suffix == "pth" and how in ("renamed", "reshaped"):
-        assert "1 of 5 tensors are missing or of another shape, first 'bn.weight'" in str(caught.value)
+        assert "1 of 5 tensors are missing, of another shape or not finite, first 'bn.weight'" in str(caught.value)
     one_line(caught)
     assert not (tmp_path / "mark").exists()
 
@@ -358,7 +359,7 @@ def test_clip_says_what_to_fetch_and_to_install(tmp_path, monkeypatch):
 def test_clip_prepares_images_as_openai_did():
     grey = clip_judge.prepare(torch.full((1, 3, 20, 50), 128, dtype=torch.uint8), 32)
     assert grey.shape == (1, 3, 32, 32)
-    expected = (128 / 255 - torch.tensor(clip_judge.MEAN)) / torch.tensor(clip_judge.STD)
+    expected = (128 / 255 - torch.tensor(clip_inputs.MEAN)) / torch.tensor(clip_inputs.STD)
     torch.testing.assert_close(grey[0, :, 5, 7], expected)
     halves = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)
     halves[..., 32:] = 255

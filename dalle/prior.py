@@ -1,0 +1,152 @@
+"""The stage that teaches the transformer: captions and the codes of their images, each image encoded once.
+
+Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. The caption is left out now and then where the
+samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598); the authors did not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..baselines.interface import optimiser_step
+from ..datasets.bpe import BPETokenizer
+from ..datasets.captioned import Batch, CaptionedDataset
+from ..errors import UserError
+from .image_tokenizer import GridTokenizer
+from .schedule import warmed_up
+from .transformer import Transformer
+
+ENCODED_AT_ONCE = 512
+VALIDATION_IMAGES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """How the transformer is taught; the defaults are the published ones."""
+
+    share: float = 0.6
+    """Part of the training budget that goes to the transformer."""
+    batch_size: int = 1024
+    """Captioned images in a step."""
+    text_weight: float = 1 / 8
+    """Of the text's cross-entropy; the image's has the rest. With 0 captions are not learnt to be read."""
+    caption_dropout: float = 0.0
+    """Part of the captions that are left out, so that the model without captions, which guidance needs, is learnt."""
+    bpe_dropout: float = 0.1
+    """Part of the merges of pieces that are passed over."""
+    learning_rate: float = 4.5e-4
+    """Of AdamW, after the warm-up."""
+    warm_up: float = 5 / 430
+    """Share of the steps in which the rate rises."""
+    last_rate: float = 1 / 32
+    """What is left of the rate at the end; as published after five halvings."""
+    adam_betas: tuple[float, float] = (0.9, 0.96)
+    """Moments of AdamW."""
+    weight_decay: float = 4.5e-2
+    """Of the matrices; not of embeddings, gains and biases."""
+    clip_norm: float = 4.0
+    """Greatest norm of the gradient."""
+    ema_kimg: float = 1766.0
+    """Half-life of the weights' average in thousands of images: 0.99 every 25 steps of 1,024, as published."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        for name in ("text_weight", "caption_dropout", "bpe_dropout", "warm_up"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"prior.{name}={getattr(self, name):g}: expected from 0 to below 1")
+
+
+class PriorStage:
+    """Teach the transformer to go on with pieces of captions and with the codes of images."""
+
+    name = "prior"
+    draws = True
+    total_steps = 1
+
+    def __init__(
+        self, config: PriorConfig, transformer: Transformer, tokenizer: GridTokenizer, pieces: BPETokenizer,
+        data: CaptionedDataset,
+    ) -> None:  # fmt: skip
+        self.config, self.transformer, self.tokenizer, self.pieces = config, transformer, tokenizer, pieces
+        self.share, self.batch_size, self.ema_kimg = config.share, config.batch_size, config.ema_kimg
+        self.averaged: Mapping[str, nn.Module] = {"transformer": transformer} if config.ema_kimg else {}
+        self.optimiser = torch.optim.AdamW(decayed(transformer, config.weight_decay), 0.0, config.adam_betas)
+        self.data, self.steps = data, 0
+        self._codes: Codes | None = None
+
+    def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
+        """Take one step."""
+        config = self.config
+        rate = warmed_up((self.steps + 1) / self.total_steps, config.warm_up, config.learning_rate,
+                         config.last_rate * config.learning_rate)  # fmt: skip
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.transformer.train()
+        if self._codes is None:
+            self._codes = Codes(self.tokenizer, self.data)
+        losses = self.transformer.losses(self.read(batch.captions), self._codes(batch).to(self.transformer.start_of_image.device))
+        total = config.text_weight * losses.text + (1 - config.text_weight) * losses.image
+        optimiser_step(self.optimiser, total, clip_norm=config.clip_norm)
+        self.steps += 1
+        return {"text": losses.text.detach(), "image": losses.image.detach()}
+
+    def read(self, captions: list[str]) -> torch.Tensor:
+        """Return the pieces of captions, cut at random and some left out."""
+        config = self.config
+        seed = int(torch.randint(2**62, (), device="cpu")) if config.bpe_dropout else None
+        text = self.pieces(captions, dropout=config.bpe_dropout, seed=seed)
+        left_out = torch.rand(len(text), device="cpu") < config.caption_dropout
+        return torch.where(left_out[:, None], self.pieces([""]), text).to(self.transformer.start_of_image.device)
+
+    @torch.no_grad()
+    def validate(self, data: CaptionedDataset) -> Mapping[str, float]:
+        """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption."""
+        self.transformer.eval()
+        text = image = 0.0
+        count = min(len(data), VALIDATION_IMAGES)
+        for start in range(0, count, self.batch_size):
+            batch = data.batch(np.arange(start, min(start + self.batch_size, count)))
+            pieces = self.pieces(batch.captions).to(self.transformer.start_of_image.device)
+            losses = self.transformer.losses(pieces, self.tokenizer.encode(batch.images))
+            text += float(losses.text) * len(batch) / count
+            image += float(losses.image) * len(batch) / count
+        return {"text_validation": text, "image_validation": image}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the transformer, its optimiser and the steps taken."""
+        return {"transformer": self.transformer.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "steps": self.steps}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.transformer.load_state_dict(state["transformer"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.steps = state["steps"]
+
+
+class Codes:
+    """The codes of every image of a data set, made once: batch -> int64 [N, M]."""
+
+    def __init__(self, tokenizer: GridTokenizer, data: CaptionedDataset) -> None:
+        parts, self.rows = [], dict[str, int]()
+        for start in range(0, len(data), ENCODED_AT_ONCE):
+            batch = data.batch(np.arange(start, min(start + ENCODED_AT_ONCE, len(data))))
+            parts.append(tokenizer.encode(batch.images).to(torch.int32).cpu())
+            self.rows |= {name: start + number for number, name in enumerate(batch.ids)}
+        self.codes = torch.cat(parts)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the codes of a batch of the data's images, by their ids."""
+        return self.codes[[self.rows[name] for name in batch.ids]].long()
+
+
+def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters of AdamW in two groups: matrices of linear layers, which decay, and all others."""
+    matrices = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
+    decaying = [parameter for parameter in network.parameters() if id(parameter) in matrices]
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

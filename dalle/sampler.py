@@ -1,0 +1,194 @@
+"""Drawing codes from the transformer: the caption is read once for all its candidates, and every state once.
+
+Every code is drawn by one uniform number that the caller supplies, so that a candidate is a function of its own
+numbers. Guidance: Ho and Salimans 2022 (arXiv:2207.12598), for a transformer of tokens as in Gafni et al. 2022
+(arXiv:2203.13131): logits without the caption + scale x the difference that the caption makes, before any filter.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import UserError
+from .transformer import Pattern, Transformer, attention_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How codes are drawn; the defaults are the paper's, which draws from the model as it is."""
+
+    guidance: float = 1.0
+    """Scale of guidance: 1 is the captioned model, 0 the model without captions, more follows captions further."""
+    temperature: float = 1.0
+    """The logits are divided by it; 0 takes the most probable code."""
+    top_k: int = 0
+    """Draw among the so many most probable codes; 0 draws among all."""
+    top_p: float = 1.0
+    """Draw among the fewest codes that hold this much probability."""
+
+    def __post_init__(self) -> None:
+        """Refuse what draws nothing."""
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"sampling: temperature={self.temperature:g}, top_k={self.top_k}, top_p={self.top_p:g}: expected 0 or "
+                "more, 0 or more, and above 0 up to 1"
+            )
+
+
+@torch.inference_mode()
+def sample_codes(
+    transformer: Transformer, text: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig, *,
+    null: torch.Tensor, forced: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Draw codes int64 [P, G, M]: G candidates for each of P captions.
+
+    `text` int64 [P, text_length]; `uniforms` float64 [P, G, M] in (0, 1), one a code; `null` int64 [text_length], the
+    caption that stands for none; `forced` int64 [P, M], codes to be kept, -1 where one is to be drawn.
+    """
+    prompts, candidates, codes = uniforms.shape
+    kept = torch.full((prompts, codes), -1, device=text.device) if forced is None else forced
+    shared = _leading(kept)
+    drawn = kept[:, None].repeat(1, candidates, 1)
+    if shared == codes:
+        return drawn
+    sides = 1 if config.guidance == 1 else 2
+    read = torch.cat([text, null.expand_as(text)])[: sides * prompts]
+    cache = Cache(transformer, sides * prompts, candidates, shared)
+    states = cache.read(read, kept[:, :shared].repeat(sides, 1))
+    for at in range(shared, codes):
+        logits = transformer.image_head(transformer.norm(states)).float()
+        logits = logits.view(sides, prompts, *logits.shape[1:])
+        some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
+        drawn[:, :, at] = torch.where(kept[:, None, at] < 0, some, drawn[:, :, at])
+        if at + 1 < codes:
+            states = cache.step(drawn[:, :, at].repeat(sides, 1), at)
+    return drawn
+
+
+def guided(logits: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return logits [P, G, K] of [1, P, G, K] as they are, or of [2, ...], with and without caption, guided."""
+    if len(logits) == 1:
+        return logits[0]
+    captioned, free = logits[0], logits[1]
+    return free + scale * (captioned - free)
+
+
+def pick(logits: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig) -> torch.Tensor:
+    """Return int64 [P, G]: from logits float32 [P, G or 1, K], the code at which the distribution reaches a uniform."""
+    if config.temperature == 0:
+        return logits.argmax(-1).expand_as(uniforms)
+    logits = logits / config.temperature
+    if 0 < config.top_k < logits.shape[-1]:
+        least = logits.topk(config.top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    probabilities = logits.double().softmax(-1)
+    if config.top_p < 1:
+        ranked, order = probabilities.sort(-1, descending=True)
+        beyond = ranked.cumsum(-1) - ranked >= config.top_p
+        probabilities = probabilities.masked_fill(beyond.gather(-1, order.argsort(-1)), 0.0)
+    reached = probabilities.cumsum(-1)
+    reached = reached.expand(*uniforms.shape, -1).contiguous()
+    targets = uniforms[..., None].to(reached) * reached[..., -1:]
+    return torch.searchsorted(reached, targets, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)
+
+
+def _leading(kept: torch.Tensor) -> int:
+    """Return how many codes from the first on are kept in every row of int64 [P, M]."""
+    return int((kept >= 0).all(0).int().cumprod(0).sum())
+
+
+class Seen(NamedTuple):
+    """What one state looks at: places of the shared part of the stream, and of the candidate's own part."""
+
+    shared: slice | torch.Tensor
+    own: slice | torch.Tensor
+
+
+class Cache:
+    """Keys and values of every layer: those of a caption and of leading kept codes once, for all its candidates.
+
+    `shared` leading codes are part of what is read at once. In the dtype and on the device of the transformer.
+    """
+
+    def __init__(self, transformer: Transformer, prompts: int, candidates: int, shared: int) -> None:
+        self.transformer, self.candidates = transformer, candidates
+        self.read_length = transformer.text_length + 1 + shared
+        width, heads = transformer.config.width, transformer.config.heads
+        like = transformer.start_of_image
+        rows, own = prompts * candidates * heads, max(transformer.codes - 1 - shared, 0)
+        self.own = [like.new_empty(2, rows, own, width // heads) for _ in transformer.layers]
+        """Keys and values [2, P * G * heads, codes of its own, width / heads] of each layer."""
+        self.shared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Keys and values [P * heads, read_length, width / heads] of each layer."""
+        self.seen = {pattern: self._seen(pattern) for pattern in set(transformer.patterns)}
+
+    def read(self, text: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Read captions int64 [P, text_length] and leading codes int64 [P, shared]; return the last states [P, 1, D]."""
+        transformer = self.transformer
+        x = torch.cat([transformer.embed_text(text), transformer.embed_codes(codes)], 1)
+        for pattern, block in zip(transformer.patterns, transformer.layers, strict=True):
+            mask = transformer.mask(pattern)
+            mask = None if mask is None else mask[: self.read_length, : self.read_length]
+            queries, keys, values = block.project(x)
+            self.shared.append((keys.flatten(0, 1), values.flatten(0, 1)))
+            x = block.finish(x, attend(queries, keys, values, mask))
+        return x[:, -1:]
+
+    def step(self, codes: torch.Tensor, at: int) -> torch.Tensor:
+        """Read the code at place `at` of each candidate, int64 [P, G]; return its states [P, G, D]."""
+        transformer = self.transformer
+        x = transformer.embed_codes(codes.flatten()[:, None], at)
+        for layer, (pattern, block) in enumerate(zip(transformer.patterns, transformer.layers, strict=True)):
+            queries, keys, values = (part.flatten(0, 1) for part in block.project(x))
+            own = self.own[layer]
+            place = transformer.text_length + 1 + at - self.read_length
+            own[0, :, place], own[1, :, place] = keys[:, 0], values[:, 0]
+            attended = self._attend(layer, self.seen[pattern][place], queries[:, 0])
+            x = block.finish(x, attended.view(len(x), -1, 1, attended.shape[-1]))
+        return x.view(*codes.shape, -1)
+
+    def _attend(self, layer: int, seen: Seen, queries: torch.Tensor) -> torch.Tensor:
+        """Return [P * G * heads, D / heads] for queries of that shape: one softmax over both parts."""
+        heads, size = self.transformer.config.heads, queries.shape[-1]
+        grouped = (queries * size**-0.5).view(-1, self.candidates, heads, size)
+        by_prompt = grouped.transpose(1, 2).reshape(-1, self.candidates, size)
+        keys, values = (part[:, seen.shared] for part in self.shared[layer])
+        own_keys, own_values = self.own[layer][:, :, seen.own]
+        read = torch.bmm(by_prompt, keys.transpose(1, 2))
+        read = read.view(-1, heads, *read.shape[1:]).transpose(1, 2).reshape(len(queries), 1, -1)
+        own = torch.bmm((queries * size**-0.5)[:, None], own_keys.transpose(1, 2))
+        weights = torch.cat([read, own], 2).softmax(2)
+        of_read, of_own = weights[:, :, : read.shape[2]], weights[:, :, read.shape[2] :]
+        by_prompt = of_read.reshape(-1, self.candidates, heads, read.shape[2]).transpose(1, 2).flatten(0, 1)
+        mixed = torch.bmm(by_prompt, values).view(-1, heads, self.candidates, size).transpose(1, 2)
+        return mixed.reshape(len(queries), size) + torch.bmm(of_own, own_values)[:, 0]
+
+    def _seen(self, pattern: Pattern) -> list[Seen]:
+        """Return what the states of the candidate's own places look at, one after another."""
+        transformer = self.transformer
+        mask = attention_mask(pattern, transformer.text_length, transformer.grids, transformer.config.kernel)
+        rows = mask[self.read_length :]
+        device = transformer.start_of_image.device
+        return [
+            Seen(_compact(row[: self.read_length], device), _compact(row[self.read_length :], device)) for row in rows
+        ]
+
+
+def _compact(allowed: torch.Tensor, device: torch.device) -> slice | torch.Tensor:
+    """Return the places where bool [T] is True: as a slice, which copies nothing, if they are evenly spaced."""
+    places = allowed.nonzero()[:, 0]
+    if len(places) == 0:
+        return slice(0, 0)
+    steps = set(places.diff().tolist())
+    if len(steps) > 1:
+        return places.to(device)
+    return slice(int(places[0]), int(places[-1]) + 1, steps.pop() if steps else 1)
+
+
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what attention reads, [N, heads, T, D / heads]; `mask` as in `Block.forward`."""
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)

@@ -1,0 +1,138 @@
+"""Sampling with a cache: the same numbers as without it, whatever the mask, the guidance and the image prompt."""
+
+import numpy as np
+import pytest
+import torch
+from test_transformer import CODES, SIDE, TEXT, captioned, small
+
+from t2ibench.dalle.sampler import Cache, SamplingConfig, pick, sample_codes
+from t2ibench.dalle.transformer import Transformer
+from t2ibench.errors import UserError
+
+LENGTH = SIDE**2
+NULL = torch.tensor([1, 0, 0, 0, 0])
+
+
+def uniforms(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(shape))
+
+
+def by_hand(
+    transformer: Transformer, text: torch.Tensor, chances: torch.Tensor, guidance: float, forced: torch.Tensor
+) -> torch.Tensor:
+    """Sample without a cache: the whole stream anew for every code, one candidate at a time."""
+    codes = torch.zeros_like(forced)
+    for at in range(LENGTH):
+        with_caption = transformer(text, codes)[1][:, at]
+        without = transformer(NULL.expand_as(text), codes)[1][:, at]
+        logits = without + guidance * (with_caption - without)
+        reached = logits.double().softmax(1).cumsum(1)
+        drawn = (reached < chances[:, at, None]).sum(1)
+        codes[:, at] = torch.where(forced[:, at] < 0, drawn, forced[:, at])
+    return codes
+
+
+@pytest.mark.parametrize("attention", ["sparse", "full"])
+@pytest.mark.parametrize("leading", [0, 1, 6, LENGTH - 1])
+def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
+    transformer = small(attention)
+    text, codes = captioned()
+    with torch.inference_mode():
+        cache = Cache(transformer, prompts=3, candidates=1, shared=leading)
+        states = [cache.read(text, codes[:, :leading])]
+        states += [cache.step(codes[:, at, None], at) for at in range(leading, LENGTH - 1)]
+        cached = transformer.image_head(transformer.norm(torch.cat(states, 1)))
+        torch.testing.assert_close(cached, transformer(text, codes)[1][:, leading:], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sparse", "full"])
+@pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_samples_are_those_of_the_whole_stream_read_anew(attention: str, guidance: float, rows: int) -> None:
+    """With image prompts too: leading rows, and a code in the middle."""
+    transformer = small(attention)
+    text, given = captioned()
+    forced = torch.full_like(given, -1)
+    forced[:, : rows * SIDE] = given[:, : rows * SIDE]
+    forced[1:, 11] = given[1:, 11]
+    chances = uniforms(3, 4, LENGTH)
+    before = text.clone(), forced.clone()
+    drawn = sample_codes(transformer, text, chances, SamplingConfig(guidance=guidance), null=NULL, forced=forced)
+    assert drawn.shape == (3, 4, LENGTH)
+    for candidate in range(4):
+        expected = by_hand(transformer, text, chances[:, candidate], guidance, forced)
+        assert torch.equal(drawn[:, candidate], expected)
+    assert torch.equal(text, before[0]) and torch.equal(forced, before[1]), "inputs are never changed"
+
+
+def test_guidance_of_none_is_the_model_without_captions() -> None:
+    transformer = small()
+    text, _ = captioned()
+    chances = uniforms(3, 2, LENGTH)
+    free = sample_codes(transformer, NULL.repeat(3, 1), chances, SamplingConfig(), null=NULL)
+    unguided = sample_codes(transformer, text, chances, SamplingConfig(guidance=0), null=NULL)
+    assert torch.equal(free, unguided)
+    assert not torch.equal(sample_codes(transformer, text, chances, SamplingConfig(), null=NULL), free)
+
+
+def test_candidates_are_their_own_whatever_comes_with_them() -> None:
+    transformer = small()
+    text, _ = captioned()
+    chances = uniforms(1, 9, LENGTH)
+    together = sample_codes(transformer, text[:1], chances, SamplingConfig(), null=NULL)
+    for split in ([1] * 9, [4, 5], [2, 3, 4]):
+        parts = [sample_codes(transformer, text[:1], some, SamplingConfig(), null=NULL) for some in chances.split(split, 1)]
+        assert torch.equal(torch.cat(parts, 1), together)
+
+
+def test_everything_forced_is_returned() -> None:
+    text, codes = captioned()
+    drawn = sample_codes(small(), text, uniforms(3, 2, LENGTH), SamplingConfig(), null=NULL, forced=codes)
+    assert torch.equal(drawn, codes[:, None].expand(-1, 2, -1))
+
+
+def test_frequencies_are_the_probabilities() -> None:
+    logits = torch.randn(CODES, generator=torch.Generator().manual_seed(2))
+    chances = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    drawn = pick(logits[None, None], chances[None], SamplingConfig())
+    shares = drawn.flatten().bincount(minlength=CODES) / 100_000
+    torch.testing.assert_close(shares, logits.softmax(0), atol=2e-5, rtol=0)
+
+
+def test_filters() -> None:
+    logits = torch.tensor([0.1, 0.4, 0.2, 0.25, 0.05]).log()
+    chances = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+
+    def shares(config: SamplingConfig) -> torch.Tensor:
+        return pick(logits[None, None], chances[None], config).flatten().bincount(minlength=5) / 1000
+
+    torch.testing.assert_close(shares(SamplingConfig(top_k=2)), torch.tensor([0, 0.4, 0, 0.25, 0]) / 0.65, atol=2e-3, rtol=0)
+    # 0.4 + 0.25 reach 0.65: the third is needed for 0.66.
+    assert (shares(SamplingConfig(top_p=0.64)) > 0).tolist() == [False, True, False, True, False]
+    assert (shares(SamplingConfig(top_p=0.66)) > 0).tolist() == [False, True, True, True, False]
+    sharpened = (logits / 0.5).softmax(0)
+    torch.testing.assert_close(shares(SamplingConfig(temperature=0.5)), sharpened, atol=2e-3, rtol=0)
+    assert shares(SamplingConfig(temperature=0.0)).tolist() == [0, 1, 0, 0, 0]
+    torch.testing.assert_close(shares(SamplingConfig(top_k=99)), logits.exp(), atol=2e-3, rtol=0)
+
+
+def test_a_chance_of_nearly_one_is_never_a_code_that_was_filtered_out() -> None:
+    logits = torch.tensor([2.0, 1.0, -1.0, -2.0])
+    last = torch.tensor([[1 - 2.0**-53]], dtype=torch.float64)
+    assert pick(logits[None, None], last, SamplingConfig(top_k=2)) == 1
+    assert pick(logits[None, None], last, SamplingConfig()) == 3
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_settings_that_draw_nothing_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        SamplingConfig(**settings)
+
+
+def test_the_cache_has_the_dtype_of_the_transformer() -> None:
+    transformer = small().bfloat16()
+    text, _ = captioned()
+    cache = Cache(transformer, prompts=3, candidates=2, shared=0)
+    assert cache.own[0].dtype == torch.bfloat16
+    drawn = sample_codes(transformer, text, uniforms(3, 2, LENGTH), SamplingConfig(guidance=2.0), null=NULL)
+    assert 0 <= int(drawn.min()) and int(drawn.max()) < CODES and TEXT == text.shape[1]

@@ -1,0 +1,151 @@
+"""DALL-E's transformer: its size as published, its patterns as drawn there, and that nothing sees what comes after."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2ibench.dalle.prior import decayed
+from t2ibench.dalle.transformer import Transformer, TransformerConfig, attention_mask, pattern_of
+from t2ibench.errors import UserError
+
+TEXT, SIDE, CODES = 5, 4, 7
+
+
+def small(attention: str = "sparse", grids: tuple[int, ...] = (SIDE,)) -> Transformer:
+    config = TransformerConfig(vocabulary=11, text_length=TEXT, width=16, layers=5, heads=2, attention=attention, kernel=3)
+    torch.manual_seed(0)
+    transformer = Transformer(config, num_codes=CODES, grids=grids)
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    return transformer.eval()
+
+
+def captioned(rows: int = 3, grids: tuple[int, ...] = (SIDE,)) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(1, 11, (rows, TEXT), generator=generator)
+    text[0, 3:] = 0
+    return text, torch.randint(0, CODES, (rows, sum(side * side for side in grids)), generator=generator)
+
+
+def test_the_published_size_has_12_billion_parameters_and_its_pattern() -> None:
+    with torch.device("meta"):
+        transformer = Transformer(TransformerConfig(), num_codes=8192, grids=(32,))
+    assert 12.0e9 < sum(parameter.numel() for parameter in transformer.parameters()) < 12.3e9
+    patterns = transformer.patterns
+    assert patterns[:6] == ["row", "column", "row", "row", "row", "column"] and len(patterns) == 64
+    assert [layer for layer in range(1, 64) if patterns[layer - 1] == "column"] == list(range(2, 63, 4))
+    assert patterns[63] == "convolution" and patterns.count("convolution") == 1
+
+
+@pytest.mark.parametrize("pattern", ["full", "row", "column", "convolution"])
+def test_masks_are_those_of_the_paper_entry_by_entry(pattern: str) -> None:
+    mask = attention_mask(pattern, TEXT, (SIDE,), kernel=3)
+    assert mask.shape == (TEXT + SIDE**2, TEXT + SIDE**2)
+    for query, key in itertools.product(range(len(mask)), repeat=2):
+        at, other = query - TEXT - 1, key - TEXT - 1
+        if key > query:
+            seen = False
+        elif at < 0 or other < 0 or pattern == "full":
+            seen = True
+        elif pattern == "row":
+            seen = at - other <= SIDE
+        elif pattern == "column":
+            seen = at % SIDE == other % SIDE
+        else:
+            seen = at // SIDE - other // SIDE <= 1 and abs(at % SIDE - other % SIDE) <= 1
+        assert mask[query, key] == seen, (query, key)
+
+
+def test_a_row_is_the_33_tokens_of_the_published_grid() -> None:
+    mask = attention_mask("row", 256, (32,), kernel=11)
+    assert mask.shape == (1280, 1280)
+    assert mask[1279, 257:].sum() == 33 and mask[1279, :257].all()
+
+
+@pytest.mark.parametrize(("attention", "grids"), [("sparse", (SIDE,)), ("full", (SIDE,)), ("full", (2, SIDE))])
+def test_what_comes_later_changes_nothing_before(attention: str, grids: tuple[int, ...]) -> None:
+    transformer = small(attention, grids)
+    text, codes = captioned(grids=grids)
+    told, drawn = transformer(text, codes)
+    for at in range(codes.shape[1]):
+        changed = codes.clone()
+        changed[:, at] = (changed[:, at] + 1) % CODES
+        words, images = transformer(text, changed)
+        assert torch.equal(words, told) and torch.equal(images[:, : at + 1], drawn[:, : at + 1])
+        if at + 1 < codes.shape[1]:
+            assert not torch.equal(images[:, at + 1 :], drawn[:, at + 1 :])
+    for at in range(TEXT):
+        changed = text.clone()
+        changed[:, at] = changed[:, at] % 10 + 1
+        words, images = transformer(changed, codes)
+        assert torch.equal(words[:, :at], told[:, :at])
+        assert (images != drawn).any(2).all(), "every code sees the whole caption"
+
+
+def test_padding_has_an_embedding_of_its_own_at_each_place() -> None:
+    transformer = small()
+    text, codes = captioned()
+    _, drawn = transformer(text, codes)
+    with torch.no_grad():
+        transformer.padding_embedding.weight[3] += 1
+    _, changed = transformer(text, codes)
+    assert not torch.allclose(changed[0], drawn[0]) and torch.equal(changed[1:], drawn[1:])
+    with torch.no_grad():
+        transformer.piece_embedding.weight[0] += 1
+    assert torch.equal(transformer(text, codes)[1], changed), "piece 0 is never looked up"
+
+
+def test_losses_are_the_cross_entropies_by_hand_and_padding_is_not_asked_for() -> None:
+    transformer = small()
+    text, codes = captioned()
+    losses = transformer.losses(text, codes)
+    told, drawn = transformer(text, codes)
+    pieces = [-F.log_softmax(told[row, at - 1], 0)[text[row, at]]
+              for row in range(3) for at in range(1, TEXT) if text[row, at] != 0]  # fmt: skip
+    images = [-F.log_softmax(drawn[row, at], 0)[codes[row, at]] for row in range(3) for at in range(SIDE**2)]
+    assert len(pieces) == 2 + 4 + 4
+    torch.testing.assert_close(losses.text, torch.stack(pieces).mean())
+    torch.testing.assert_close(losses.image, torch.stack(images).mean())
+    one = torch.zeros_like(text)
+    one[:, 0] = 1
+    assert transformer.losses(one, codes).text == 0
+
+
+def test_levels_of_codes_are_told_apart() -> None:
+    transformer = small("full", (2, SIDE))
+    same = torch.zeros(1, 2 * 2 + SIDE * SIDE, dtype=torch.long)
+    embedded = transformer.embed_codes(same)[0]
+    assert len({tuple(row.tolist()) for row in embedded}) == len(embedded)
+    torch.testing.assert_close(transformer.embed_codes(same[:, 6:9], 6)[0], embedded[6:9])
+
+
+def test_weight_decay_is_of_matrices_only() -> None:
+    transformer = small()
+    decaying, others = decayed(transformer, 0.1)
+    assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    names = {id(parameter): name for name, parameter in transformer.named_parameters()}
+    kept = {names[id(parameter)] for parameter in others["params"]}
+    assert len(kept) + len(decaying["params"]) == len(names)
+    assert all("embedding" in name or "norm" in name or "bias" in name or name == "start_of_image" for name in kept)
+    assert not any("embedding" in names[id(parameter)] for parameter in decaying["params"])
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"width": 10, "heads": 3}, "heads"), ({"text_length": 1}, "text_length"), ({"kernel": 4}, "kernel"),
+    ({"layers": 0}, "layers"),
+])  # fmt: skip
+def test_sizes_that_make_no_network_are_refused(settings: dict[str, int], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        TransformerConfig(**settings)
+
+
+def test_sparse_attention_needs_one_grid() -> None:
+    with pytest.raises(UserError, match="sparse"):
+        small("sparse", (2, 4))
+
+
+def test_the_pattern_of_full_attention_is_full() -> None:
+    assert {pattern_of(layer, 6, "full") for layer in range(1, 7)} == {"full"}
