@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.pool = nn.AvgPool2d(2, 1, 1) if stride > 1 else nn.Identity()
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3, self.bn3 = nn.Conv2d(width, EXPANSION * width, 1, bias=False), nn.BatchNorm2d(EXPANSION * width)
         nn.init.zeros_(self.bn3.weight)
         self.downsample: nn.Module = nn.Identity()

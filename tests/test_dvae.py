@@ -234,7 +234,7 @@ def test_weights_begin_with_the_published_spread() -> None:
 
 def test_a_block_adds_its_branch_times_the_gain() -> None:
     torch.manual_seed(0)
-    block, x = Block(8, 8, (3, 3, 3, 1), 0.0), torch.randn(1, 8, 4, 4)
+    block, x = Block(8, 8, 2, (3, 3, 3, 1), 0.0), torch.randn(1, 8, 4, 4)
     assert torch.equal(block(x), x)
     block.gain = 2.0
     twice = block(x) - x

@@ -70,6 +70,21 @@ def test_no_row_depends_on_how_many_come_with_it(kind: str) -> None:
 
 
 @kinds
+def test_the_network_always_sees_as_many_rows(kind: str) -> None:
+    """Kernels may round differently for another number."""
+    tokenizer, seen = opened(kind), []
+    codes_of, images_of = tokenizer.codes_of, tokenizer.images_of
+
+    def noted(run: Any) -> Any:
+        return lambda rows: (seen.append(len(rows)), run(rows))[1]
+
+    tokenizer.codes_of, tokenizer.images_of = noted(codes_of), noted(images_of)
+    for number in (1, 5, 70):
+        tokenizer.decode(tokenizer.encode(noise(number)))
+    assert set(seen) == {64} and len(seen) == 8
+
+
+@kinds
 def test_codes_depend_on_their_own_cell_and_pixels_on_their_own_codes(kind: str) -> None:
     """In raster order: what changes in one corner of the image does not reach the opposite one."""
     tokenizer, images = opened(kind, image_size=128), noise(1, 128, 128)

@@ -1,0 +1,222 @@
+"""DALL-E as one model: image prompts read from what is given alone, the best of many candidates, cached codes."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import Call
+from test_models import SMALL, learn, make
+
+from t2ibench.baselines.text_transformer import text_fingerprint
+from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
+from t2ibench.dalle.image_tokenizer import positions_within
+from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
+from t2ibench.dalle.prior import Codes, PriorStage
+from t2ibench.dalle.reranking import best_of
+from t2ibench.dalle.schedule import cosine, warmed_up
+from t2ibench.datasets.store import Store
+from t2ibench.errors import UserError
+from t2ibench.suite.describe import describe
+from t2ibench.suite.plugins import find_model
+from t2ibench.suite.spec import resolve_config
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-vqvae2"])
+def dalle(request: pytest.FixtureRequest, world: Store) -> DallE:
+    model = make("dalle", request.param)
+    learn(model, world, steps=3)
+    assert isinstance(model, DallE)
+    return model
+
+
+def test_schedules_at_their_start_middle_and_end() -> None:
+    assert [cosine(at, 1.0, 0.0) for at in (-1.0, 0.0, 0.5, 1.0, 2.0)] == pytest.approx([1, 1, 0.5, 0, 0])
+    rates = [warmed_up(at, 0.1, 2.0, 1.0) for at in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([0, 1, 2, 1.5, 1])
+    assert warmed_up(0.0, 0.0, 2.0, 1.0) == 2
+
+
+def test_paper_has_12_billion_parameters_in_the_transformer_and_the_published_clip() -> None:
+    parameters = describe("dalle", "paper", {}).parameters
+    assert 12.0e9 < parameters["transformer"] < 12.3e9
+    assert parameters["clip"] == 151_277_313
+    assert parameters["tokenizer"] == pytest.approx(53.8e6 + 43.8e6, rel=5e-3)
+
+
+def test_the_shares_of_the_stages_are_the_whole() -> None:
+    tiny = find_model("dalle").presets["tiny"]
+    assert resolve_config(tiny, {"prior.share": 0.6, "clip.share": 0.1}).prior.share == 0.6
+    with pytest.raises(UserError, match="expected 1"):
+        resolve_config(tiny, {"prior.share": 0.9})
+    assert DallEConfig().clip.embed_dim == 512
+
+
+def test_every_image_is_encoded_once(dalle: DallE, world: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = Codes(dalle.tokenizer, world)
+    batch = world.batch([5, 280, 5])
+    assert torch.equal(codes(batch), dalle.tokenizer.encode(batch.images))
+    stage = dalle.stages(world)[1]
+    assert isinstance(stage, PriorStage)
+    stage.train_step(world.batch(range(32)))
+    monkeypatch.setattr(dalle.tokenizer, "codes_of", None)
+    stage.train_step(world.batch(range(100, 132)))
+
+
+def test_validation_leaves_everything_as_it_is(dalle: DallE, world: Store, held_out: Store) -> None:
+    stage = dalle.stages(world)[1]
+    assert isinstance(stage, PriorStage)
+    stage.train_step(world.batch(range(32)))
+    before = {key: value.clone() for key, value in dalle.transformer.state_dict().items()}
+    losses = stage.validate(held_out)
+    assert set(losses) == {"text_validation", "image_validation"}
+    assert 0 < losses["image_validation"] < 2 * math.log(dalle.tokenizer.num_codes)
+    assert stage.validate(held_out) == losses
+    assert all(torch.equal(before[key], value) for key, value in dalle.transformer.state_dict().items())
+
+
+def test_captions_are_left_out_as_often_as_asked_for(world: Store) -> None:
+    model = make("dalle")
+    assert isinstance(model, DallE)
+    stage = model.stages(world)[1]
+    assert isinstance(stage, PriorStage)
+    torch.manual_seed(0)
+    read = stage.read(["a red circle"] * 2000)
+    share = float((read == model.pieces([""])).all(1).float().mean())
+    assert share == pytest.approx(stage.config.caption_dropout, abs=0.02)
+    assert len({tuple(row) for row in read.tolist()}) > 10, "pieces are cut in many ways"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 0), (0, 8), (8, 16)])
+def test_what_is_drawn_depends_on_the_given_pixels_alone(
+    dalle: DallE, world: Store, rows: int, columns: int
+) -> None:  # fmt: skip
+    """Whatever the rest of the image shows, of which an encoder would see the edge."""
+    images = world.batch(range(3)).images
+    other = images.clone()
+    other[:, :, rows:, columns:] = 255 - other[:, :, rows:, columns:]
+    captions, seeds = ["a red circle", "a star", ""], [1, 2, 3]
+    drawn = dalle.complete(captions, images, rows, columns, seeds=seeds)
+    assert torch.equal(drawn, dalle.complete(captions, other, rows, columns, seeds=seeds))
+    changed = images.clone()
+    changed[:, :, : rows or 32, : columns or 32] = 128
+    assert not torch.equal(drawn, dalle.complete(captions, changed, rows, columns, seeds=seeds))
+
+
+def test_the_given_codes_are_those_of_the_strips(dalle: DallE, world: Store) -> None:
+    images = world.batch(range(2)).images
+    forced = forced_codes(dalle.tokenizer, ImagePrompt(images, 16, 8))
+    top = positions_within(dalle.tokenizer, 0, 0, 16, 32)
+    left = positions_within(dalle.tokenizer, 16, 0, 16, 8)
+    assert torch.equal(forced[:, top], dalle.tokenizer.encode(images[:, :, :16]))
+    assert torch.equal(forced[:, left], dalle.tokenizer.encode(images[:, :, 16:, :8]))
+    assert int((forced < 0).sum()) == 2 * (forced.shape[1] - len(top) - len(left))
+    assert set(top.tolist()).isdisjoint(left.tolist())
+
+
+def test_completions_do_not_depend_on_the_batch_size(dalle: DallE, world: Store) -> None:
+    batch = world.batch(range(40))
+    seeds = list(range(40))
+    whole = dalle.complete(batch.captions, batch.images, 16, seeds=seeds)
+    parts = [dalle.complete(batch.captions[at : at + 9], batch.images[at : at + 9], 16, seeds=seeds[at : at + 9])
+             for at in range(0, 40, 9)]  # fmt: skip
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(("rows", "columns", "named"), [(3, 0, "3 rows"), (32, 0, "32 rows"), (0, -8, "-8 columns"), (0, 0, "nothing")])
+def test_prompts_that_cannot_be_kept_are_refused(dalle: DallE, world: Store, rows: int, columns: int, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        dalle.complete(["a star"], world.batch([0]).images, rows, columns, seeds=[0])
+
+
+def test_prompts_of_another_size_are_refused(dalle: DallE) -> None:
+    with pytest.raises(UserError, match="32 x 32"):
+        dalle.complete(["a star"], torch.zeros(1, 3, 16, 16, dtype=torch.uint8), 8, seeds=[0])
+
+
+class Darkest:
+    """Candidate k is one grey of its own; the darkest are best."""
+
+    def __init__(self, greys: Sequence[int], part: int) -> None:
+        self.greys, self.part = greys, part
+
+    def candidates(self, caption: str, seeds: Sequence[int], given: ImagePrompt | None = None) -> Iterator[torch.Tensor]:
+        greys = torch.tensor([self.greys[seed] for seed in seeds], dtype=torch.uint8)
+        for some in greys.split(self.part):
+            yield some[:, None, None, None].expand(-1, 3, 2, 2)
+
+    def rank(self, captions: Sequence[str], images: torch.Tensor) -> torch.Tensor:
+        assert set(captions) == {"grey"} and len(captions) == len(images)
+        return -images[:, 0, 0, 0].float()
+
+    def ranked_by(self) -> str:
+        return "grey"
+
+
+@pytest.mark.parametrize("part", [1, 4, 7, 100])
+@pytest.mark.parametrize("keep", [1, 5, 50, 80])
+def test_the_best_are_those_of_scoring_all_and_sorting(part: int, keep: int) -> None:
+    greys = np.random.default_rng(0).integers(0, 20, 50).tolist()
+    heard: list[int] = []
+    best = best_of(Darkest(greys, part), "grey", range(50), keep, progress=heard.append)
+    order = np.argsort(greys, kind="stable")[:keep]
+    assert best.numbers.tolist() == order.tolist()
+    assert (-best.scores).tolist() == [greys[k] for k in order]
+    assert best.images[:, 0, 0, 0].tolist() == [greys[k] for k in order]
+    assert heard[-1] == 50
+
+
+def test_a_candidate_is_the_same_whatever_their_number(dalle: DallE) -> None:
+    seeds = list(range(CANDIDATES + 10))
+    many = torch.cat(list(dalle.candidates("a red circle", seeds)))
+    assert many.shape == (CANDIDATES + 10, 3, 32, 32)
+    assert torch.equal(torch.cat(list(dalle.candidates("a red circle", seeds[:3]))), many[:3])
+    assert torch.equal(torch.cat(list(dalle.candidates("a red circle", seeds[5:]))), many[5:])
+    assert len({image.numpy().tobytes() for image in many}) > 1
+
+
+def test_who_ranks_is_known_by_its_token_embedding(dalle: DallE) -> None:
+    weight = dalle.clip.text.token_embedding.weight
+    assert dalle.ranked_by() == text_fingerprint(weight) == text_fingerprint(weight.half())
+    assert text_fingerprint(weight + 0.1) != dalle.ranked_by()
+
+
+def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
+    settings = [part for name, value in SMALL["dalle"].items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    code, out, _ = call("train", "dalle", "--budget", "256", "--runs", tmp_path, "--json", *settings)
+    assert code == 0
+    folder = json.loads(out)["run"]
+    code, out, _ = call("sample", folder, "a red circle", "--best-of", "130", "--keep", "4", "--out", tmp_path / "best", "--json")
+    assert code == 0 and json.loads(out)["images"] == 4
+    rows = [json.loads(line) for line in (tmp_path / "best" / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and len({row["candidate"] for row in rows}) == 4
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert {row["text"] for row in rows} == {"a red circle"} and len({row["ranked_by"] for row in rows}) == 1
+    assert Image.open(tmp_path / "best" / "grid.png").size == (4 * 34, 34)
+
+    Image.new("L", (50, 40), 200).save(tmp_path / "grey.png")
+    code, out, _ = call("sample", folder, "a star", "--image-prompt", tmp_path / "grey.png", "--keep-rows", "16",
+                        "--n", "2", "--out", tmp_path / "on", "--json")  # fmt: skip
+    assert code == 0 and json.loads(out)["images"] == 2
+
+    (tmp_path / "text.png").write_text("no image")
+    prompt = ["--image-prompt", str(tmp_path / "grey.png")]
+    for arguments, line in (
+        (["a " + "very " * 60 + "red circle"], "the model reads 32"),
+        ([" "], "says nothing"),
+        (["a star", "--best-of", "4", "--keep", "5"], "more than the --best-of 4"),
+        (["a star", "--keep", "5"], "goes with --best-of"),
+        (["a star", "--keep-rows", "8"], "--image-prompt"),
+        (["a star", *prompt, "--keep-rows", "5"], "multiple of 4"),
+        (["a star", *prompt, "--keep-rows", "32"], "multiple of 4"),
+        (["a star", *prompt], "keeps nothing"),
+        (["a star", "--image-prompt", str(tmp_path / "text.png"), "--keep-rows", "8"], "text.png"),
+        (["a star", "--image-prompt", str(tmp_path / "none.png"), "--keep-rows", "8"], "none.png"),
+    ):
+        code, _, err = call("sample", folder, *arguments, "--out", tmp_path / "refused")
+        assert code == 2 and line in err and err.count("\n") == 1, err
+    assert not (tmp_path / "refused").exists()
