@@ -8,7 +8,6 @@ reranking: Ramesh et al. 2021, arXiv:2102.12092, section 2.6. Trained here, or w
 - Images are not cropped at random here; that is the loader's business.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,14 +212,6 @@ class CLIP(nn.Module):
         if len(captions) != len(images):
             raise ValueError(f"one caption an image: {len(captions)} captions and {len(images)} images came")
         return (self.embed_images(images) * self.embed_captions(captions)).sum(1)
-
-    def weights_digest(self) -> str:
-        """Return the sha256 over names, shapes and bytes of all weights: who scores, whatever the device."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
     def _unit(self, embeddings: Iterator[torch.Tensor]) -> torch.Tensor:
         rows = [F.normalize(some.float(), dim=1).cpu() for some in embeddings]

@@ -79,7 +79,6 @@ class GridTokenizer(nn.Module):
             raise ValueError(f"expected codes [N, {length}], got {list(codes.shape)}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.num_codes:
             raise ValueError(f"expected codes from 0 to {self.num_codes - 1}")
-        self.eval()
         return _in_chunks(lambda some: to_uint8(self.images_of(some)), codes, self.device, self.image_size**2)
 
 

@@ -136,7 +136,8 @@ class DallE:
         seeds: Sequence[int],
     ) -> torch.Tensor:  # fmt: skip
         """Return one image a caption, uint8 [N, 3, H, W], that goes on with the kept part of its own of `images`."""
-        return self._in_chunks(captions, seeds, forced_codes(self.tokenizer, ImagePrompt(images, keep_rows, keep_columns)))
+        prompt = ImagePrompt(images, keep_rows, keep_columns)
+        return self._in_chunks(captions, seeds, forced_codes(self.tokenizer, prompt))
 
     def _in_chunks(
         self, captions: Sequence[str], seeds: Sequence[int], forced: torch.Tensor | None = None
@@ -180,9 +181,10 @@ class DallE:
         """Return images uint8 [N, 3, H, W], as many a caption as there are seeds for each."""
         transformer = self.transformer.eval()
         device = transformer.start_of_image.device
-        uniforms = torch.from_numpy(seeded_uniform(seeds, transformer.codes)).view(len(captions), -1, transformer.codes)
+        uniforms = torch.from_numpy(seeded_uniform(seeds, transformer.codes))
         codes = sample_codes(
-            transformer, self.pieces(captions).to(device), uniforms.to(device), self.config.sampling,
+            transformer, self.pieces(captions).to(device),
+            uniforms.view(len(captions), -1, transformer.codes).to(device), self.config.sampling,
             null=self.pieces([""])[0].to(device), forced=forced,
         )  # fmt: skip
         return self.tokenizer.decode(codes.flatten(0, 1))

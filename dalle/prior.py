@@ -88,7 +88,8 @@ class PriorStage:
         self.transformer.train()
         if self._codes is None:
             self._codes = Codes(self.tokenizer, self.data)
-        losses = self.transformer.losses(self.read(batch.captions), self._codes(batch).to(self.transformer.start_of_image.device))
+        text = self.read(batch.captions)
+        losses = self.transformer.losses(text, self._codes(batch).to(text.device))
         total = config.text_weight * losses.text + (1 - config.text_weight) * losses.image
         optimiser_step(self.optimiser, total, clip_norm=config.clip_norm)
         self.steps += 1

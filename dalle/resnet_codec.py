@@ -31,8 +31,6 @@ class CodecConfig:
     unshuffle: int = 1
     """Side of the squares of pixels that are read and written as the channels of one. The released networks have none
     (1); at 2 a small network spends a quarter on its largest grids, and `width` is of the next size."""
-    bottleneck: int = 4
-    """Inside a residual block there are so many times fewer channels than outside."""
     kernel: int = 7
     """Side of the first convolution."""
     gain: float | None = None
@@ -44,10 +42,10 @@ class CodecConfig:
             raise UserError(
                 f"codec.stride={self.stride}, unshuffle={self.unshuffle}: expected a power of two, and a divisor of it"
             )
-        if self.width % self.bottleneck or self.blocks < 1 or self.kernel % 2 == 0:
+        if self.width % 4 or self.blocks < 1 or self.kernel % 2 == 0:
             raise UserError(
-                f"codec.width={self.width}, blocks={self.blocks}, kernel={self.kernel}: expected a multiple of "
-                f"bottleneck={self.bottleneck}, 1 or more, and odd"
+                f"codec.width={self.width}, blocks={self.blocks}, kernel={self.kernel}: expected a multiple of 4, 1 or "
+                "more, and odd"
             )
 
     @property
@@ -71,10 +69,11 @@ def convolution(before: int, after: int, side: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """x + gain * four convolutions of x through `inner` channels, `sides` their sides."""
+    """x + gain * four convolutions of x through a quarter of the channels, `sides` their sides."""
 
-    def __init__(self, before: int, after: int, inner: int, sides: tuple[int, ...], gain: float) -> None:
+    def __init__(self, before: int, after: int, sides: tuple[int, ...], gain: float) -> None:
         super().__init__()
+        inner = after // 4
         channels = [before, inner, inner, inner, after]
         self.gain = gain
         self.short = convolution(before, after, 1) if before != after else nn.Identity()
@@ -140,8 +139,7 @@ class Decoder(nn.Module):
 
 def _blocks(config: CodecConfig, before: int, width: int, sides: tuple[int, ...]) -> nn.Sequential:
     inputs = [before] + [width] * (config.blocks - 1)
-    inner = width // config.bottleneck
-    return nn.Sequential(*(Block(some, width, inner, sides, config.branch_gain) for some in inputs))
+    return nn.Sequential(*(Block(some, width, sides, config.branch_gain) for some in inputs))
 
 
 def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

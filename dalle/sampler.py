@@ -125,7 +125,7 @@ class Cache:
         self.seen = {pattern: self._seen(pattern) for pattern in set(transformer.patterns)}
 
     def read(self, text: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Read captions int64 [P, text_length] and leading codes int64 [P, shared]; return the last states [P, 1, D]."""
+        """Read captions int64 [P, text_length] and leading codes [P, shared]; return the last states [P, 1, D]."""
         transformer = self.transformer
         x = torch.cat([transformer.embed_text(text), transformer.embed_codes(codes)], 1)
         for pattern, block in zip(transformer.patterns, transformer.layers, strict=True):

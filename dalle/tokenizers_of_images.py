@@ -48,8 +48,8 @@ TINY = TokenizerConfig(
     fsq=FSQConfig(levels=(8, 6, 5), codec=replace(_TINY_CODEC, width=40), teaching=_TINY_TEACHING),
 )  # fmt: skip
 """Sizes that learn on 2 CPU cores, at 32 px: codes of 4 x 4 pixels, and 8 x 8 for the coarse level of `vqvae2`."""
-# Some ten thousand images are 1,000 steps: they have to be large, schedules fill the stage, averages are shorter. The
-# larger weight of the published divergence leaves codes noisy that long; at 6 and more they never come to say anything.
+# Some ten thousand images are less than 1,000 steps: they are large, schedules fill the stage, and nothing is averaged.
+# That short, a divergence of weight 1 leaves the codes noisier than 0.3 does, and more of them in use.
 _SMALL_CODEC = replace(_TINY_CODEC, width=64, first_decoder_width=128, blocks=2, gain=0.5)
 _SMALL_TEACHING = replace(_TINY_TEACHING, learning_rate=1e-3)
 SMALL = TokenizerConfig(

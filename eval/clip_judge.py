@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..baselines.published_weights import fill
+from ..baselines.text_transformer import text_fingerprint
 from ..dalle.clip_inputs import open_tokenizer, prepare
 from ..errors import UserError
 from ..files import digest_of, digest_of_file, read_json
@@ -46,6 +47,7 @@ class ClipJudge:
         self.tokenizer = open_tokenizer(tokens, CONTEXT)
         digest = digest_of([digest_of_file(path) for path in (weights, config, tokens)])
         self.id = f"clip:{digest[:12]}:bicubic-antialias-{self.side}"
+        self.fingerprint = text_fingerprint(self.network.text_model.embeddings.token_embedding.weight)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ..baselines.text_transformer import TextTransformer, contrastive_loss
+from ..baselines.text_transformer import TextTransformer, contrastive_loss, text_fingerprint
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
@@ -117,6 +117,7 @@ class JointJudge:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = self.network.logit_scale.device
+        self.fingerprint = text_fingerprint(network.text.token_embedding.weight)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:

@@ -1,12 +1,13 @@
 """The judge interface: what looks at images and gives the features that scores are computed from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from ..datasets.captioned import CaptionedDataset
+from ..errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,24 @@ class Training:
     """Real images on which a judge that learns reports its accuracy; None where the data set has none."""
     progress: Callable[[int, int], None] = lambda done, total: None
     """Called with the images done and their total while a judge learns."""
+
+
+@runtime_checkable
+class ReadsCaptions(Protocol):
+    """A judge whose network might also have chosen the images that it is to score."""
+
+    fingerprint: str
+    """That of its token embedding, as of `text_fingerprint`."""
+
+
+def refuse_own_choice(judges: Sequence[Judge], ranked_by: Collection[str], where: str) -> None:
+    """Raise UserError beginning with `where` if a judge is one of the networks by which images were chosen."""
+    for judge in judges:
+        if isinstance(judge, ReadsCaptions) and judge.fingerprint in ranked_by:
+            raise UserError(
+                f"{where}: its images were chosen by the network of judge {judge.name!r} ({judge.fingerprint}), which "
+                "cannot score its own choice; take another of --judges"
+            )
 
 
 @runtime_checkable

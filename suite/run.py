@@ -7,6 +7,7 @@ was cut off, or finds that there is nothing to do.
 import contextlib
 import dataclasses
 import fcntl
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from ..datasets.loader import Augmentation, stored_size
 from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
 from ..eval.harness import Evaluated, choose_prompts, evaluate, repeated_prompts
-from ..eval.judges import Judge, Training
+from ..eval.judges import Judge, Training, refuse_own_choice
 from ..files import digest_of, read_json, seed_of, write_json, write_text
 from ..reports.records import SCHEMA, Record, StageCost, load, save
 from .checkpoint import load_tokenizers, load_weights
@@ -292,7 +293,8 @@ def score_images(
     """Score a folder of captioned images, drawn by any system, against a split of a data set.
 
     The images are those of all the folder's splits, each with its first caption, at `image_size`, by default the
-    shorter side of the first. The split is the evaluation's, or the data set's only one.
+    shorter side of the first. The split is the evaluation's, or the data set's only one. Raises UserError for images
+    that were chosen by one of the judges.
     """
     drawn: Source = find_dataset("imagefolder")(folder)
     size = image_size or first_side(folder)
@@ -305,4 +307,12 @@ def score_images(
     split = evaluation.split if len(source.splits) > 1 else source.splits[0]
     reference = prepared(source, split, size, watch)
     judges = open_judges(evaluation.judges, source, size, watch)
+    refuse_own_choice(judges, ranked_by(folder), str(folder))
     return evaluate(torch.from_numpy(images), [own[0] for own in captions], reference, judges, watch)
+
+
+def ranked_by(folder: Path) -> set[str]:
+    """Return the fingerprints of the networks that chose the images in a folder, as `sample --best-of` notes them."""
+    file = folder / "metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return {row["ranked_by"] for row in rows if isinstance(row.get("ranked_by"), str)}

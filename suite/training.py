@@ -118,8 +118,8 @@ def train(
     """Teach `model` from `data` for `budget` images over all its stages; go on where an earlier call was cut off.
 
     `draw_grid` is called some times in a stage that draws, with the averages in place; as often, a stage that
-    validates does so on what `held_out` returns. With an `augmentation` that crops, `data` is prepared at `loader.stored_size` of
-    the images that the stages see.
+    validates does so on what `held_out` returns. With an `augmentation` that crops, `data` is prepared at
+    `loader.stored_size` of the images that the stages see.
 
     Leaves in `folder`: `tokenizers.json` of a model that has some, `train.jsonl`, `weights.safetensors` and last
     `training.json`, the costs; until then `checkpoint.safetensors` and the networks after each finished stage.

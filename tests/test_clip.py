@@ -486,7 +486,9 @@ def test_a_resumed_stage_goes_on_bit_for_bit(kind: dict[str, object], world: Sto
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for number in range(2, 4):
         step(second, number)
-    assert second.clip.weights_digest() == unbroken.clip.weights_digest() != first.clip.weights_digest()
+    kept, went_on, whole = (stage.clip.state_dict() for stage in (first, second, unbroken))
+    assert all(torch.equal(went_on[name], whole[name]) for name in whole)
+    assert not all(torch.equal(kept[name], whole[name]) for name in whole)
 
 
 def test_it_learns_to_match(world: Store) -> None:
@@ -497,16 +499,6 @@ def test_it_learns_to_match(world: Store) -> None:
     first, *_, last = ({name: float(value) for name, value in stage.train_step(batch).items()} for _ in range(40))
     assert first["accuracy"] < 0.2 and last["accuracy"] > 0.8
     assert last["loss"] < first["loss"] / 3
-
-
-def test_digest_is_of_the_weights_alone(world: Store) -> None:
-    clip, other = small(world), small(world)
-    assert clip.weights_digest() == other.weights_digest() and len(clip.weights_digest()) == 64
-    clip.embed_captions(["a red circle"])
-    assert clip.weights_digest() == other.weights_digest()
-    with torch.no_grad():
-        clip.visual.get_parameter("ln_pre.bias")[3] += 1e-6
-    assert clip.weights_digest() != other.weights_digest()
 
 
 def test_a_known_vocabulary_is_kept(world: Store, held_out: Store) -> None:

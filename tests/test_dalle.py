@@ -12,6 +12,7 @@ from PIL import Image
 from test_cli import Call
 from test_models import SMALL, learn, make
 
+from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
 from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
 from t2ibench.dalle.image_tokenizer import positions_within
@@ -21,8 +22,11 @@ from t2ibench.dalle.reranking import best_of
 from t2ibench.dalle.schedule import cosine, warmed_up
 from t2ibench.datasets.store import Store
 from t2ibench.errors import UserError
+from t2ibench.eval.joint_judge import JointJudge
+from t2ibench.eval.judges import refuse_own_choice
 from t2ibench.suite.describe import describe
 from t2ibench.suite.plugins import find_model
+from t2ibench.suite.run import ranked_by
 from t2ibench.suite.spec import resolve_config
 
 
@@ -127,8 +131,12 @@ def test_completions_do_not_depend_on_the_batch_size(dalle: DallE, world: Store)
     assert torch.equal(torch.cat(parts), whole)
 
 
-@pytest.mark.parametrize(("rows", "columns", "named"), [(3, 0, "3 rows"), (32, 0, "32 rows"), (0, -8, "-8 columns"), (0, 0, "nothing")])
-def test_prompts_that_cannot_be_kept_are_refused(dalle: DallE, world: Store, rows: int, columns: int, named: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "columns", "named"), [(3, 0, "3 rows"), (32, 0, "32 rows"), (0, -8, "-8 columns"), (0, 0, "nothing")]
+)
+def test_prompts_that_cannot_be_kept_are_refused(
+    dalle: DallE, world: Store, rows: int, columns: int, named: str
+) -> None:
     with pytest.raises(UserError, match=named):
         dalle.complete(["a star"], world.batch([0]).images, rows, columns, seeds=[0])
 
@@ -144,7 +152,9 @@ class Darkest:
     def __init__(self, greys: Sequence[int], part: int) -> None:
         self.greys, self.part = greys, part
 
-    def candidates(self, caption: str, seeds: Sequence[int], given: ImagePrompt | None = None) -> Iterator[torch.Tensor]:
+    def candidates(
+        self, caption: str, seeds: Sequence[int], given: ImagePrompt | None = None
+    ) -> Iterator[torch.Tensor]:
         greys = torch.tensor([self.greys[seed] for seed in seeds], dtype=torch.uint8)
         for some in greys.split(self.part):
             yield some[:, None, None, None].expand(-1, 3, 2, 2)
@@ -190,13 +200,23 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
     code, out, _ = call("train", "dalle", "--budget", "256", "--runs", tmp_path, "--json", *settings)
     assert code == 0
     folder = json.loads(out)["run"]
-    code, out, _ = call("sample", folder, "a red circle", "--best-of", "130", "--keep", "4", "--out", tmp_path / "best", "--json")
+    code, out, _ = call("sample", folder, "a red circle", "--best-of", "130", "--keep", "4", "--out", tmp_path / "best",
+                        "--json")  # fmt: skip
     assert code == 0 and json.loads(out)["images"] == 4
     rows = [json.loads(line) for line in (tmp_path / "best" / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and len({row["candidate"] for row in rows}) == 4
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     assert {row["text"] for row in rows} == {"a red circle"} and len({row["ranked_by"] for row in rows}) == 1
     assert Image.open(tmp_path / "best" / "grid.png").size == (4 * 34, 34)
+
+    judge = JointJudge("rival", Path(cli.__file__).parent / "eval" / "scenes_judge.safetensors")
+    assert ranked_by(tmp_path / "best") == {rows[0]["ranked_by"]} != {judge.fingerprint}
+    refuse_own_choice([judge], ranked_by(tmp_path / "best"), "best")
+    (tmp_path / "best" / "metadata.jsonl").write_text(
+        "".join(json.dumps(row | {"ranked_by": judge.fingerprint}) + "\n" for row in rows)
+    )
+    code, _, err = call("score", "--images", tmp_path / "best", "--data", "scenes", "--judges", "scenes")
+    assert code == 2 and "cannot score its own choice" in err
 
     Image.new("L", (50, 40), 200).save(tmp_path / "grey.png")
     code, out, _ = call("sample", folder, "a star", "--image-prompt", tmp_path / "grey.png", "--keep-rows", "16",

@@ -1,6 +1,7 @@
 """The dVAE: its likelihood, divergence, relaxation, schedules and published size."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,6 +191,19 @@ def test_the_divergence_is_of_the_softmax_without_noise() -> None:
     assert float(losses["loss"]) == pytest.approx(weighted, rel=1e-5)
 
 
+def test_normed_logits_begin_even_and_encoding_uses_what_was_noted() -> None:
+    stage = stage_of(replace(CONFIG, logits_deviation=3.0))
+    images = some_images(16)
+    with torch.no_grad():
+        logits = stage.dvae.train().logits(images)
+    torch.testing.assert_close(logits.mean((0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits.std((0, 2, 3)), torch.full((16,), 3.0), atol=0.01, rtol=0)
+    noted = stage.dvae.norm.running_mean.clone()
+    codes = stage.dvae.train().encode(images)
+    assert torch.equal(stage.dvae.norm.running_mean, noted)
+    assert torch.equal(stage.dvae.train().encode(images[:3]), codes[:3])
+
+
 def test_relaxed_gradients_reach_every_weight() -> None:
     stage = stage_of()
     stage.steps = stage.total_steps
@@ -227,14 +241,15 @@ def test_codec_keeps_places(unshuffle: int) -> None:
 
 def test_weights_begin_with_the_published_spread() -> None:
     torch.manual_seed(0)
-    layer = Encoder(CodecConfig(width=64, stride=2, blocks=1), 512).head
-    assert float(layer.weight.std()) == pytest.approx(1 / math.sqrt(128), rel=0.02)
-    assert layer.bias is not None and not layer.bias.any()
+    encoder = Encoder(CodecConfig(width=64, stride=2, blocks=1), 512)
+    for layer, inputs in ((encoder.first, 3 * 7 * 7), (encoder.head, 128)):
+        assert float(layer.weight.detach().std()) == pytest.approx(1 / math.sqrt(inputs), rel=0.02)
+        assert layer.bias is not None and not layer.bias.any()
 
 
 def test_a_block_adds_its_branch_times_the_gain() -> None:
     torch.manual_seed(0)
-    block, x = Block(8, 8, 2, (3, 3, 3, 1), 0.0), torch.randn(1, 8, 4, 4)
+    block, x = Block(8, 8, (3, 3, 3, 1), 0.0), torch.randn(1, 8, 4, 4)
     assert torch.equal(block(x), x)
     block.gain = 2.0
     twice = block(x) - x

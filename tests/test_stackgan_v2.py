@@ -145,6 +145,7 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
     [
         ("condition_learns_from_discriminators", (False, True), {"discriminator"}),
         ("divergence_weight", (0.0, 2.0), {"discriminator"}),
+        ("discriminators_read", ("mean", "embedding"), set()),
         ("colour_weight", (0.0, 50.0), {"discriminator"}),
         ("wrong_image_is_real", (False, True), set()),
         ("joint", (False, True), set()),
@@ -255,7 +256,8 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
 
 def test_presets_differ_in_what_their_names_say() -> None:
     for size in ("tiny", "small", "paper"):
-        assert PRESETS[f"{size}-stabilised"] == replace(PRESETS[size], track=STABILISED)
+        told = replace(PRESETS[size], track=STABILISED, discriminators_read="embedding", divergence_weight=0.1)
+        assert PRESETS[f"{size}-stabilised"] == told
     for size in ("tiny", "paper"):
         free = replace(PRESETS[size], conditional=False, colour_weight=50.0)
         assert PRESETS[f"{size}-unconditional"] == free

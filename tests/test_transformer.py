@@ -14,7 +14,9 @@ TEXT, SIDE, CODES = 5, 4, 7
 
 
 def small(attention: str = "sparse", grids: tuple[int, ...] = (SIDE,)) -> Transformer:
-    config = TransformerConfig(vocabulary=11, text_length=TEXT, width=16, layers=5, heads=2, attention=attention, kernel=3)
+    config = TransformerConfig(
+        vocabulary=11, text_length=TEXT, width=16, layers=5, heads=2, attention=attention, kernel=3
+    )
     torch.manual_seed(0)
     transformer = Transformer(config, num_codes=CODES, grids=grids)
     for parameter in transformer.parameters():

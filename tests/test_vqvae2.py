@@ -133,7 +133,7 @@ def test_loss_by_hand_and_the_codebooks_move_after_it() -> None:
             for level, book in ((coarse, model.coarse_codes), (fine, model.fine_codes))
         )
     before = model.fine_codes.vectors.clone()
-    losses = stage.losses(images)
+    losses = {name: torch.as_tensor(loss).detach() for name, loss in stage.losses(images).items()}
     assert float(losses["error"]) == pytest.approx(float(error), rel=1e-5)
     assert float(losses["loss"]) == pytest.approx(float(error) + 0.25 * float(distance), rel=1e-5)
     assert not torch.equal(before, model.fine_codes.vectors)
