@@ -45,7 +45,7 @@ TINY = TokenizerConfig(
         num_codes=256, code_dim=32, width=48, block_width=24, decay=0.95, restart_below=0.1,
         teaching=replace(_TINY_TEACHING, learning_rate=2e-3),
     ),
-    fsq=FSQConfig(levels=(8, 6, 5), codec=replace(_TINY_CODEC, width=40), teaching=_TINY_TEACHING),
+    fsq=FSQConfig(levels=(8, 5, 5, 5), codec=replace(_TINY_CODEC, width=40), teaching=_TINY_TEACHING),
 )  # fmt: skip
 """Sizes that learn on 2 CPU cores, at 32 px: codes of 4 x 4 pixels, and 8 x 8 for the coarse level of `vqvae2`."""
 # Some ten thousand images are less than 1,000 steps: they are large, schedules fill the stage, and nothing is averaged.

@@ -70,7 +70,7 @@ MODELS: Mapping[str, Entry] = {
     "dalle": Entry(
         target="dalle.model:DallE",
         about="Ramesh et al. 2021, arXiv:2102.12092",
-        presets=("tiny", "tiny-vqvae2", "tiny-fsq", "small", "paper"),
+        presets=("tiny", "tiny-dvae", "tiny-vqvae2", "small", "paper"),
     ),
 }
 DATASETS: Mapping[str, Entry] = {
