@@ -141,29 +141,37 @@ class Cache:
         transformer = self.transformer
         x = transformer.embed_codes(codes.flatten()[:, None], at)
         for layer, (pattern, block) in enumerate(zip(transformer.patterns, transformer.layers, strict=True)):
-            queries, keys, values = (part.flatten(0, 1) for part in block.project(x))
-            own = self.own[layer]
+            queries, keys, values = block.projected(x)[:, 0].unbind(1)
             place = transformer.text_length + 1 + at - self.read_length
-            own[0, :, place], own[1, :, place] = keys[:, 0], values[:, 0]
-            attended = self._attend(layer, self.seen[pattern][place], queries[:, 0])
-            x = block.finish(x, attended.view(len(x), -1, 1, attended.shape[-1]))
+            for cached, new in zip(self.own[layer], (keys, values), strict=True):
+                cached.view(*keys.shape[:2], *cached.shape[1:])[:, :, place] = new
+            attended = self._attend(layer, self.seen[pattern][place], queries)
+            x = block.finish(x, attended[:, :, None])
         return x.view(*codes.shape, -1)
 
     def _attend(self, layer: int, seen: Seen, queries: torch.Tensor) -> torch.Tensor:
-        """Return [P * G * heads, D / heads] for queries of that shape: one softmax over both parts."""
-        heads, size = self.transformer.config.heads, queries.shape[-1]
-        grouped = (queries * size**-0.5).view(-1, self.candidates, heads, size)
-        by_prompt = grouped.transpose(1, 2).reshape(-1, self.candidates, size)
+        """Return [P * G, heads, D / heads] for queries of that shape: one softmax over both parts.
+
+        The shared part is one matrix product for all candidates of a prompt, so its keys and values are read once.
+        """
+        rows, heads, size = queries.shape
+        queries = queries * size**-0.5
         keys, values = (part[:, seen.shared] for part in self.shared[layer])
         own_keys, own_values = self.own[layer][:, :, seen.own]
-        read = torch.bmm(by_prompt, keys.transpose(1, 2))
-        read = read.view(-1, heads, *read.shape[1:]).transpose(1, 2).reshape(len(queries), 1, -1)
-        own = torch.bmm((queries * size**-0.5)[:, None], own_keys.transpose(1, 2))
+        read = self._by_candidate(torch.bmm(self._by_prompt(queries), keys.transpose(1, 2)))
+        own = torch.bmm(queries.reshape(-1, 1, size), own_keys.transpose(1, 2)).view(rows, heads, -1)
         weights = torch.cat([read, own], 2).softmax(2)
         of_read, of_own = weights[:, :, : read.shape[2]], weights[:, :, read.shape[2] :]
-        by_prompt = of_read.reshape(-1, self.candidates, heads, read.shape[2]).transpose(1, 2).flatten(0, 1)
-        mixed = torch.bmm(by_prompt, values).view(-1, heads, self.candidates, size).transpose(1, 2)
-        return mixed.reshape(len(queries), size) + torch.bmm(of_own, own_values)[:, 0]
+        from_own = torch.bmm(of_own.reshape(rows * heads, 1, -1), own_values).view(rows, heads, size)
+        return self._by_candidate(torch.bmm(self._by_prompt(of_read), values)) + from_own
+
+    def _by_prompt(self, part: torch.Tensor) -> torch.Tensor:
+        """Return [P * heads, G, K] of [P * G, heads, K]."""
+        return part.reshape(-1, self.candidates, *part.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+    def _by_candidate(self, part: torch.Tensor) -> torch.Tensor:
+        """Return [P * G, heads, K] of [P * heads, G, K]."""
+        return part.view(-1, self.transformer.config.heads, *part.shape[1:]).transpose(1, 2).flatten(0, 1)
 
     def _seen(self, pattern: Pattern) -> list[Seen]:
         """Return what the states of the candidate's own places look at, one after another."""

@@ -99,9 +99,13 @@ class Block(nn.Module):
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values, each [N, heads, T, width / heads], of states [N, T, width]."""
-        projected = self.queries_keys_values(self.norm_attention(x))
-        queries, keys, values = projected.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        queries, keys, values = self.projected(x).permute(2, 0, 3, 1, 4)
         return queries, keys, values
+
+    def projected(self, x: torch.Tensor) -> torch.Tensor:
+        """Return queries, keys and values as they come, [N, T, 3, heads, width / heads]."""
+        both: torch.Tensor = self.queries_keys_values(self.norm_attention(x))
+        return both.view(*x.shape[:2], 3, self.heads, -1)
 
     def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Return the layer's states [N, T, width] from its input and what attention [N, heads, T, ...] has read."""

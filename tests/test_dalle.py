@@ -54,7 +54,7 @@ def test_paper_has_12_billion_parameters_in_the_transformer_and_the_published_cl
 
 def test_the_shares_of_the_stages_are_the_whole() -> None:
     tiny = find_model("dalle").presets["tiny"]
-    assert resolve_config(tiny, {"prior.share": 0.6, "clip.share": 0.1}).prior.share == 0.6
+    assert resolve_config(tiny, {"prior.share": 0.5, "clip.share": 0.1}).prior.share == 0.5
     with pytest.raises(UserError, match="expected 1"):
         resolve_config(tiny, {"prior.share": 0.9})
     assert DallEConfig().clip.embed_dim == 512

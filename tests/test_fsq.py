@@ -83,7 +83,7 @@ def test_the_loss_is_the_mean_squared_error_of_hard_codes() -> None:
     with torch.no_grad():
         painted = stage.fsq.images_of(stage.fsq.codes_of(images))
     expected = (painted - (images.float() / 127.5 - 1)).square().mean()
-    assert float(losses["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(losses["loss"].detach()) == pytest.approx(float(expected), rel=1e-5)
     codes = stage.fsq.codes_of(images)
     assert float(losses["codes_used"]) == pytest.approx(len(codes.unique()) / 12)
 

@@ -215,3 +215,40 @@ def test_killed_twice_the_weights_are_bit_identical(tmp_path: Path) -> None:
     logs = [[{**json.loads(line), "seconds": 0} for line in (path.parent / "train.jsonl").read_text().splitlines()]
             for path in (cut, whole)]  # fmt: skip
     assert logs[0] == logs[1]
+
+
+class ValidatingStage(ToyStage):
+    """A toy that hears how many steps it has, and validates on held-out images."""
+
+    total_steps = 1
+
+    def validate(self, data: CaptionedDataset) -> Mapping[str, float]:
+        return {"brightness": float(data.batch([0]).images.float().mean()), "weight": self.line.weight[0, 0].item()}
+
+
+class ValidatingModel(ToyModel):
+    def stages(self, data: CaptionedDataset) -> Sequence[Stage]:
+        self.made = [ValidatingStage(self.lines[0])]
+        self.made[0].draws = False
+        return self.made
+
+
+def test_a_stage_hears_its_steps_and_validates_on_held_out_images_by_its_average(
+    world: Store, held_out: Store, tmp_path: Path
+) -> None:
+    model = ValidatingModel(stages=1)
+    asked: list[str] = []
+
+    def prepared() -> Store:
+        asked.append("held out")
+        return held_out
+
+    train(model, world, tmp_path, budget=400, seed=0, held_out=prepared)
+    assert model.made[0].total_steps == 40 and asked == ["held out"]
+    rows = [row for row in read_log(tmp_path) if "brightness" in row.losses]
+    assert [row.images for row in rows] == [10, *range(50, 401, 50)]
+    assert {row.losses["brightness"] for row in rows} == {float(held_out.batch([0]).images.float().mean())}
+    assert rows[-1].losses["weight"] == pytest.approx(model.lines[0].weight[0, 0].item()), "the average is kept at last"
+    (tmp_path / "toy").mkdir()
+    train(ToyModel(), world, tmp_path / "toy", budget=100, seed=0, held_out=prepared)
+    assert len(asked) == 1, "nothing is prepared for a stage that does not validate"

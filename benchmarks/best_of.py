@@ -1,0 +1,72 @@
+"""What choosing among more candidates is worth: a judge's scores of the best of N = 1, 2, 8, 32, 128, 512.
+
+    python benchmarks/best_of.py runs/dalle-tiny-scenes-s0-... --captions 200 --out best-of
+
+The model's own CLIP chooses, the data's judge scores. The best of N is that of the first N candidates of a caption, so
+that all N share one set of candidates. Leaves best-of.json and best-of.png in --out.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import torch
+from matplotlib import pyplot
+
+from t2ibench.dalle.reranking import Reranks
+from t2ibench.eval.harness import choose_prompts, evaluate
+from t2ibench.files import seed_of, write_json
+from t2ibench.suite.progress import Bars
+from t2ibench.suite.run import default_evaluation, load_model, open_judges, reopen_run
+
+NUMBERS = (1, 2, 8, 32, 128, 512)
+
+
+def main() -> None:
+    """Draw, choose, score, and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--captions", type=int, default=200, help="100 or more, R-precision needs them")
+    parser.add_argument("--out", type=Path, default=Path("best-of"))
+    options = parser.parse_args()
+    with Bars() as watch:
+        run = reopen_run(options.run, watch)
+        model, data = load_model(run), run.store("test", watch)
+        judges = open_judges(default_evaluation(run.passed["data"]).judges, run.source, run.spec.image_size, watch)
+        assert isinstance(model, Reranks), "a model that ranks what it draws"
+        prompts = choose_prompts(data, options.captions, seed=0)
+        chosen: dict[int, list[torch.Tensor]] = {number: [] for number in NUMBERS}
+        for done, prompt in enumerate(prompts):
+            seeds = [seed_of("noise", 0, prompt.caption, k) for k in range(max(NUMBERS))]
+            images = torch.cat(list(model.candidates(prompt.caption, seeds)))
+            scores = model.rank([prompt.caption] * len(images), images)
+            for number, kept in chosen.items():
+                kept.append(images[int(scores[:number].argmax())])
+            watch("draw candidates", done + 1, len(prompts))
+    rows = []
+    for number, images in chosen.items():
+        found = evaluate(torch.stack(images), [prompt.caption for prompt in prompts], data, judges,
+                         described=[prompt.image_id for prompt in prompts])  # fmt: skip
+        rows.append({"n": number} | {score.name: [score.value, score.stderr] for score in found.scores})
+        print(number, "  ".join(f"{score.name} {score.value:.4g}" for score in found.scores), flush=True)
+    write_json(options.out / "best-of.json", rows)
+    plot(rows, options.out / "best-of.png")
+
+
+def plot(rows: list[dict[str, list[float | None]]], path: Path) -> None:
+    """Draw each score that has an error against N."""
+    names = [name for name, value in rows[0].items() if name.startswith(("r_precision", "clip_score"))]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
+    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        values, errors = zip(*(row[name] for row in rows), strict=True)
+        axis.errorbar([row["n"] for row in rows], values, yerr=errors, marker="o", capsize=3)
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="candidates that CLIP chose from", ylabel=name)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

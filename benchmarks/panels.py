@@ -1,0 +1,65 @@
+"""How well a model goes on with an image: lower panels drawn under given upper ones, read by `eval.panel_reader`.
+
+    python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --out panels
+
+For every two-panel scene of the test split the upper half is given, and the caption says what is to be changed. Beside
+what the model has right stand what the reader has right on the real images, what a copy of the upper object would have
+right, and chance. Leaves grid.png in --out: upper row given and real, lower row drawn.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t2ibench.baselines.interface import Completes
+from t2ibench.datasets.scenes import COLOURS, SHAPES, SIZES, TEXTURES
+from t2ibench.eval.panel_reader import Read, read_lower_panels
+from t2ibench.files import seed_of
+from t2ibench.suite.drawing import save_grid
+from t2ibench.suite.progress import Bars
+from t2ibench.suite.run import load_model, reopen_run
+
+CHANCE = {"shape": 1 / len(SHAPES), "colour": 1 / len(COLOURS), "texture": 1 / len(TEXTURES), "size": 1 / len(SIZES)}
+SHOWN = 16
+
+
+def main() -> None:
+    """Complete, read, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("panels"))
+    options = parser.parse_args()
+    with Bars() as watch:
+        run = reopen_run(options.run, watch)
+        model, data = load_model(run), run.store("test", watch)
+    assert isinstance(model, Completes), "a model that goes on with an image"
+    scenes = {index: data.scene(index) or {} for index in range(len(data))}
+    at = [index for index, scene in scenes.items() if scene["kind"] == "panels"]
+    batch, wanted = data.batch(at), [scenes[index] for index in at]
+    seeds = [seed_of("panels", name) for name in batch.ids]
+    drawn = model.complete(batch.captions, batch.images, run.spec.image_size // 2, seeds=seeds)
+    real, read = (read_lower_panels(images.numpy(), wanted) for images in (batch.images, drawn))
+    changes = np.array([scene["change"] for scene in wanted])
+    print(f"{len(at)} panels")
+    print(f"{'asked':<18}{'of':>6}{'right':>9}{'real':>9}{'copied':>9}{'chance':>9}")
+    for name in ("shape", "colour", "texture", "size"):
+        line(name, (name,), read, real, np.ones(len(at), bool))
+    line("colour and shape", ("colour", "shape"), read, real, np.ones(len(at), bool))
+    for name in ("colour", "texture", "size"):
+        line(f"{name}, changed", (name,), read, real, changes == name)
+    line("c. and s., changed", ("colour", "shape"), read, real, changes == "colour")
+    shown = torch.stack([batch.images[:SHOWN], drawn[:SHOWN]])
+    save_grid(options.out / "grid.png", shown.flatten(0, 1).numpy(), columns=SHOWN)
+
+
+def line(label: str, names: tuple[str, ...], read: Read, real: Read, among: np.ndarray) -> None:
+    """Print the shares of panels `among` all that have the attributes `names` right."""
+    shares = (some[among].mean() for some in (read.right(*names), real.right(*names), read.copied(*names)))
+    chance = np.prod([CHANCE[name] for name in names])
+    print(f"{label:<18}{among.sum():>6}" + "".join(f"{share:>9.1%}" for share in (*shares, chance)))
+
+
+if __name__ == "__main__":
+    main()
