@@ -7,7 +7,9 @@ that all N share one set of candidates. Leaves best-of.json and best-of.png in -
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -46,23 +48,30 @@ def main() -> None:
             for number, kept in chosen.items():
                 kept.append(images[int(scores[:number].argmax())])
             watch("draw candidates", done + 1, len(prompts))
-    rows = []
-    for number, images in chosen.items():
-        found = evaluate(torch.stack(images), [prompt.caption for prompt in prompts], data, judges,
+    rows: list[Row] = []
+    for number, kept in chosen.items():
+        found = evaluate(torch.stack(kept), [prompt.caption for prompt in prompts], data, judges,
                          described=[prompt.image_id for prompt in prompts])  # fmt: skip
-        rows.append({"n": number} | {score.name: [score.value, score.stderr] for score in found.scores})
+        rows.append(Row(number, {score.name: (score.value, score.stderr) for score in found.scores}))
         print(number, "  ".join(f"{score.name} {score.value:.4g}" for score in found.scores), flush=True)
-    write_json(options.out / "best-of.json", rows)
+    write_json(options.out / "best-of.json", [{"n": row.n} | row.scores for row in rows])
     plot(rows, options.out / "best-of.png")
 
 
-def plot(rows: list[dict[str, list[float | None]]], path: Path) -> None:
+class Row(NamedTuple):
+    """Scores, each with its standard error, of the best of `n`."""
+
+    n: int
+    scores: dict[str, tuple[float, float | None]]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw each score that has an error against N."""
-    names = [name for name, value in rows[0].items() if name.startswith(("r_precision", "clip_score"))]
+    names = [name for name in rows[0].scores if name.startswith(("r_precision", "clip_score"))]
     figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
     for axis, name in zip(np.atleast_1d(axes), names, strict=True):
-        values, errors = zip(*(row[name] for row in rows), strict=True)
-        axis.errorbar([row["n"] for row in rows], values, yerr=errors, marker="o", capsize=3)
+        values, errors = zip(*(row.scores[name] for row in rows), strict=True)
+        axis.errorbar([row.n for row in rows], values, yerr=errors, marker="o", capsize=3)
         axis.set_xscale("log", base=2)
         axis.set(xlabel="candidates that CLIP chose from", ylabel=name)
     figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ the bytes of keys and values read over the speed of a plain copy, measured here.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -52,7 +53,7 @@ def main() -> None:
     bound = seconds_at_least(transformer, options.candidates, 1 if options.guidance == 1 else 2)
     print(f"{'at once':>8}{'images/s':>10}{'of the bound':>14}")
     for at_once in sorted({CANDIDATES // 4, CANDIDATES, 2 * CANDIDATES}):
-        took = timed(lambda at_once=at_once: draw(at_once), repeats=2)
+        took = timed(partial(draw, at_once), repeats=2)
         print(f"{at_once:>8}{options.candidates / took:>10.1f}{bound / took:>14.1%}", flush=True)
     teach(transformer.train())
 

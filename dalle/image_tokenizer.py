@@ -5,7 +5,7 @@ Kinds of it are in `dvae`, `vqvae2` and `fsq`; `tokenizers_of_images` chooses am
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -38,6 +38,15 @@ class ImageTokenizer(Protocol):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return whole images uint8 [N, 3, S, S] of codes int64 [N, T]."""
+        ...
+
+
+@runtime_checkable
+class DrawsByCodes(Protocol):
+    """A model that draws by way of codes."""
+
+    def image_tokenizer(self) -> ImageTokenizer:
+        """Return what turns images into codes and back."""
         ...
 
 

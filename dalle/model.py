@@ -20,6 +20,7 @@ from .clip import SMALL as SMALL_CLIP
 from .clip import TINY as TINY_CLIP
 from .clip import CLIPConfig, clip_stage, open_clip
 from .image_prompt import ImagePrompt, forced_codes
+from .image_tokenizer import GridTokenizer
 from .prior import PriorConfig, PriorStage
 from .sampler import SamplingConfig, sample_codes
 from .tokenizers_of_images import SMALL as SMALL_TOKENIZER
@@ -172,6 +173,10 @@ class DallE:
     def rank(self, captions: Sequence[str], images: torch.Tensor) -> torch.Tensor:
         """Return float32 [N]: the cosine that CLIP finds between each image and its caption (section 2.6)."""
         return self.clip.rank(captions, images)
+
+    def image_tokenizer(self) -> GridTokenizer:
+        """Return what turns images into codes and back."""
+        return self.tokenizer.eval()
 
     def ranked_by(self) -> str:
         """Return the fingerprint of CLIP."""

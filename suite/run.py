@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..baselines.interface import TextToImage
+from ..dalle.image_tokenizer import DrawsByCodes
 from ..datasets.captioned import Source
 from ..datasets.images import first_side
 from ..datasets.loader import Augmentation, stored_size
@@ -25,6 +26,7 @@ from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
 from ..eval.harness import Evaluated, choose_prompts, evaluate, repeated_prompts
 from ..eval.judges import Judge, Training, refuse_own_choice
+from ..eval.reconstruction import reconstruction_notes
 from ..files import digest_of, read_json, seed_of, write_json, write_text
 from ..reports.records import SCHEMA, Record, StageCost, load, save
 from .checkpoint import load_tokenizers, load_weights
@@ -274,12 +276,15 @@ def _score(opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Pa
         torch.from_numpy(drawn.images), [prompt.caption for prompt in prompts], panel.data, panel.judges, watch,
         described=[prompt.image_id for prompt in prompts], repeated=torch.from_numpy(again.images),
     )  # fmt: skip
+    codes = []
+    if isinstance(model, DrawsByCodes):
+        codes = reconstruction_notes(model.image_tokenizer(), panel.data, panel.judges)
     parameters = {
         name: sum(parameter.numel() for parameter in network.parameters())
         for name, network in model.networks().items()
     }
     return Record(
-        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=evaluated.notes,
+        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=(*evaluated.notes, *codes),
         stages=read_costs(opened.folder), parameters=parameters, environment=describe_environment(),
         sample_images_per_second=drawn.images_per_second,
         gallery=save_gallery(opened.folder, gallery, drawn.images, prompts),

@@ -31,8 +31,9 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
                "text_encoder.kind": "char-cnn-rnn", **CHARACTERS},
     "dalle": {"transformer.width": 32, "transformer.layers": 2, "transformer.heads": 2,
               "prior.learning_rate": 0.03, "prior.last_rate": 1.0,
-              "tokenizer.fsq.codec.width": 8, "tokenizer.dvae.codec.width": 8, "tokenizer.dvae.codec.first_decoder_width": 8,
-              "clip.image_width": 64, "clip.image_layers": 1, "clip.text_layers": 1, "clip.text_width": 32},
+              "tokenizer.fsq.codec.width": 8, "tokenizer.dvae.codec.width": 8,
+              "tokenizer.dvae.codec.first_decoder_width": 8,
+              "clip.image_width": 8, "clip.text_layers": 1, "clip.text_width": 32},
 }  # fmt: skip
 """Settings with which a model trains in a moment; a new model adds its own row."""
 

@@ -1,0 +1,52 @@
+"""What a model's image tokenizer keeps of real images: the ceiling of all that the model can draw.
+
+Peak signal-to-noise ratio and structural similarity (Wang et al. 2004) by `torchmetrics`, the Fréchet distance of
+reconstructions in a judge's features, and how much of the codebook is in use.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from ..dalle.image_tokenizer import CodebookUse, ImageTokenizer
+from ..datasets.captioned import CaptionedDataset
+from .frechet import FID
+from .harness import BATCH, reference_moments
+from .judges import Judge
+
+COLLAPSED = 0.1
+"""Under this share of codes in use a codebook is said to have collapsed."""
+
+
+def reconstruction_notes(tokenizer: ImageTokenizer, data: CaptionedDataset, judges: Sequence[Judge]) -> list[str]:
+    """Return a line on what the codes keep of the images of `data`, and one more if the codebook collapsed."""
+    images = data.batch(np.arange(len(data))).images
+    codes = tokenizer.encode(images)
+    made, use = tokenizer.decode(codes), CodebookUse(tokenizer)
+    use.add(codes)
+    squares = (made.float() - images.float()).square().mean((1, 2, 3)).clamp(min=1e-2)
+    psnr = float((10 * torch.log10(255**2 / squares)).mean())
+    ssim = structural_similarity_index_measure(made.float(), images.float(), data_range=255.0)
+    assert isinstance(ssim, torch.Tensor)
+    parts = [f"PSNR {psnr:.1f} dB", f"SSIM {ssim:.3f}"]
+    parts += [f"FID@{judge.name} {reconstruction_fid(made, data, judge):.4g}" for judge in judges]
+    parts += [f"{use.used:.0%} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
+    notes = [f"reconstructions of real {data.split} images by their codes: {', '.join(parts)}"]
+    if use.used < COLLAPSED:
+        notes.append(
+            f"codebook collapse: {use.used:.1%} of {tokenizer.num_codes:,} codes are in use; teach the tokenizer with "
+            "more images, or take another kind of it"
+        )
+    return notes
+
+
+def reconstruction_fid(made: torch.Tensor, data: CaptionedDataset, judge: Judge) -> float:
+    """Return the Fréchet distance of `made` from the images of `data` in the judge's features."""
+    real = reference_moments(judge, data, lambda what, done, total: None)
+    fid = FID(len(real.total))
+    fid.include(real, real=True)
+    for some in torch.split(made, BATCH):
+        fid.update(judge.look(some).features, real=False)
+    return float(fid.compute())
