@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_cli import Call
-from test_models import SMALL, learn, make
 
 from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
@@ -28,6 +26,8 @@ from t2ibench.suite.describe import describe
 from t2ibench.suite.plugins import find_model
 from t2ibench.suite.run import ranked_by
 from t2ibench.suite.spec import resolve_config
+from t2ibench.tests.test_cli import Call
+from t2ibench.tests.test_models import SMALL, learn, make
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-vqvae2"])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_transformer import CODES, SIDE, TEXT, captioned, small
 
 from t2ibench.dalle.sampler import Cache, SamplingConfig, pick, sample_codes
 from t2ibench.dalle.transformer import Transformer
 from t2ibench.errors import UserError
+from t2ibench.tests.test_transformer import CODES, SIDE, TEXT, captioned, small
 
 LENGTH = SIDE**2
 NULL = torch.tensor([1, 0, 0, 0, 0])
