@@ -188,16 +188,18 @@ def sample(
     keep_columns: Annotated[int, typer.Option("--keep-columns", help="Columns given, from the left.", min=0)] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As sampling.temperature=0.8: draw so.")] = None,
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw captions with a trained run: PNGs, their captions, and a grid."""
     from .suite.sampling import Wish, sample_run
+    from .suite.spec import parse_overrides
 
     if keep is not None and best_of is None:
         raise UserError(f"--keep {keep}: goes with --best-of, the candidates that it is chosen from")
     wanted = n if best_of is None else keep or min(n, best_of)
     wish = Wish(n=wanted, best_of=best_of or 0, seed=seed, image=image_prompt, keep_rows=keep_rows,
-                keep_columns=keep_columns)  # fmt: skip
+                keep_columns=keep_columns, settings=parse_overrides(settings or []))  # fmt: skip
     _use(device)
     with _bars() as watch:
         sample_run(run, prompts, wish, out=out, watch=watch)

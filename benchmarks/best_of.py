@@ -20,6 +20,7 @@ from matplotlib import pyplot
 
 from t2ibench.dalle.reranking import Reranks
 from t2ibench.eval.harness import choose_prompts, evaluate
+from t2ibench.eval.judges import refuse_own_choice
 from t2ibench.files import seed_of, write_json
 from t2ibench.suite.progress import Bars
 from t2ibench.suite.run import default_evaluation, load_model, open_judges, reopen_run
@@ -39,6 +40,7 @@ def main() -> None:
         model, data = load_model(run), run.store("test", watch)
         judges = open_judges(default_evaluation(run.passed["data"]).judges, run.source, run.spec.image_size, watch)
         assert isinstance(model, Reranks), "a model that ranks what it draws"
+        refuse_own_choice(judges, {model.ranked_by()}, str(options.run))
         prompts = choose_prompts(data, options.captions, seed=0)
         chosen: dict[int, list[torch.Tensor]] = {number: [] for number in NUMBERS}
         for done, prompt in enumerate(prompts):

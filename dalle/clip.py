@@ -274,7 +274,7 @@ class CLIPStage:
         """Learn from one batch; `accuracy` is the share of images whose nearest caption in it belongs to them."""
         clip, config = self.clip.train(), self.clip.config
         for group in self.optimiser.param_groups:
-            group["lr"] = warmed_up(self.steps / self.total_steps, config.warm_up, config.learning_rate, 0.0)
+            group["lr"] = warmed_up((self.steps + 1) / self.total_steps, config.warm_up, config.learning_rate, 0.0)
         image, text = clip.look(batch.images), clip.read(batch.captions)
         matching = matching_pairs(batch, "image").to(image.device)
         loss = contrastive_loss(image, text, clip.logit_scale, matching)

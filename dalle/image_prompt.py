@@ -22,7 +22,7 @@ class ImagePrompt(NamedTuple):
 
 
 def forced_codes(tokenizer: ImageTokenizer, prompt: ImagePrompt) -> torch.Tensor:
-    """Return int64 [N, M]: the codes of what is given, -1 where one is to be drawn.
+    """Return int64 [N, M] on the CPU: the codes of what is given, -1 where one is to be drawn.
 
     Raises UserError unless what is kept are multiples of the tokenizer's coarsest cell, less than the whole.
     """
@@ -39,9 +39,9 @@ def forced_codes(tokenizer: ImageTokenizer, prompt: ImagePrompt) -> torch.Tensor
             )
     if not keep_rows and not keep_columns:
         raise UserError("image prompt: keeps nothing of the image; expected some rows or columns of pixels")
-    codes = torch.full((len(images), sum(side * side for side in tokenizer.grids)), -1, device=images.device)
+    codes = torch.full((len(images), sum(side * side for side in tokenizer.grids)), -1, device="cpu")
     for top, left, height, width in ((0, 0, keep_rows, size), (keep_rows, 0, size - keep_rows, keep_columns)):
         if height and width:
             strip = images[:, :, top : top + height, left : left + width]
-            codes[:, positions_within(tokenizer, top, left, height, width)] = tokenizer.encode(strip)
+            codes[:, positions_within(tokenizer, top, left, height, width)] = tokenizer.encode(strip).cpu()
     return codes

@@ -112,9 +112,11 @@ def _in_chunks(
     if not len(rows):
         return run(rows.new_zeros(1, *rows.shape[1:]).to(device))[:0]
     parts = []
-    for some in torch.split(rows, chunk):
-        padding = some.new_zeros(chunk - len(some), *some.shape[1:])
-        parts.append(run(torch.cat([some, padding]).to(device))[: len(some)])
+    # Codes hang on small differences: they are the same while a transformer learns in bfloat16.
+    with torch.autocast(device.type, enabled=False):
+        for some in torch.split(rows, chunk):
+            padding = some.new_zeros(chunk - len(some), *some.shape[1:])
+            parts.append(run(torch.cat([some, padding]).to(device))[: len(some)])
     return torch.cat(parts)
 
 
@@ -124,7 +126,7 @@ def patch(tokenizer: ImageTokenizer) -> int:
 
 
 def positions_within(tokenizer: ImageTokenizer, top: int, left: int, height: int, width: int) -> torch.Tensor:
-    """Return int64 [k]: where the codes of a box of pixels stand in the stream of the whole image.
+    """Return int64 [k] on the CPU: where the codes of a box of pixels stand in the stream of the whole image.
 
     They come in the order in which `encode` returns the codes of the box when it is cut out. Raises UserError
     unless the box is cut at multiples of the coarsest cell, within the image.
@@ -142,8 +144,8 @@ def positions_within(tokenizer: ImageTokenizer, top: int, left: int, height: int
     levels, before = [], 0
     for grid in tokenizer.grids:
         side = size // grid
-        rows = torch.arange(top // side, (top + height) // side)
-        columns = torch.arange(left // side, (left + width) // side)
+        rows = torch.arange(top // side, (top + height) // side, device="cpu")
+        columns = torch.arange(left // side, (left + width) // side, device="cpu")
         levels.append((before + rows[:, None] * grid + columns[None]).flatten())
         before += grid * grid
     return torch.cat(levels)

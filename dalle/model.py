@@ -56,6 +56,11 @@ class DallEConfig:
             raise UserError(
                 f"tokenizer.share + prior.share + clip.share = {total:g}: expected 1, the whole of the budget"
             )
+        if self.sampling.guidance != 1 and not self.prior.caption_dropout:
+            raise UserError(
+                f"sampling.guidance={self.sampling.guidance:g}: needs a model that was also taught without captions; "
+                "expected prior.caption_dropout above 0, or guidance 1"
+            )
 
 
 TINY = DallEConfig(
@@ -139,6 +144,8 @@ class DallE:
         seeds: Sequence[int],
     ) -> torch.Tensor:  # fmt: skip
         """Return one image a caption, uint8 [N, 3, H, W], that goes on with the kept part of its own of `images`."""
+        if len(images) != len(captions):
+            raise ValueError(f"one image a caption: {len(captions)} captions and {len(images)} images came")
         prompt = ImagePrompt(images, keep_rows, keep_columns)
         return self._in_chunks(captions, seeds, forced_codes(self.tokenizer, prompt))
 
@@ -192,6 +199,6 @@ class DallE:
         codes = sample_codes(
             transformer, self.pieces(captions).to(device),
             uniforms.view(len(captions), -1, transformer.codes).to(device), self.config.sampling,
-            null=self.pieces([""])[0].to(device), forced=forced,
+            null=self.pieces([""])[0].to(device), forced=None if forced is None else forced.to(device),
         )  # fmt: skip
         return self.tokenizer.decode(codes.flatten(0, 1))

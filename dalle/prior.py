@@ -1,6 +1,7 @@
 """The stage that teaches the transformer: captions and the codes of their images, each image encoded once.
 
-Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. The caption is left out now and then where the
+Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. Images are not cropped at random, as they are there,
+so that their codes can be kept. The caption is left out now and then where the
 samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598); the authors did not.
 """
 
@@ -58,6 +59,11 @@ class PriorConfig:
         for name in ("text_weight", "caption_dropout", "bpe_dropout", "warm_up"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"prior.{name}={getattr(self, name):g}: expected from 0 to below 1")
+        if self.batch_size < 1 or min(self.learning_rate, self.ema_kimg) < 0:
+            raise UserError(
+                f"prior: batch_size={self.batch_size}, learning_rate={self.learning_rate:g}, ema_kimg="
+                f"{self.ema_kimg:g}: expected 1 or more, and 0 or more"
+            )
 
 
 class PriorStage:

@@ -5,7 +5,6 @@ convolution; the encoder shrinks by max-pooling, which gave the better bound, an
 neighbours; the first and last layers on the side of the codes are 1x1, so that what the codes are made from stays near.
 """
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
+from .precision import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,7 @@ def _blocks(config: CodecConfig, before: int, width: int, sides: tuple[int, ...]
 
 def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Return `layer(x)` in float32 whatever the precision of the step: codes hang on small differences."""
-    # Autocast knows no meta device.
-    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         out: torch.Tensor = layer(x.float())
         return out
 

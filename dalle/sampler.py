@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from ..errors import UserError
-from .transformer import Pattern, Transformer, attention_mask
+from .transformer import Pattern, Transformer, attend, attention_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +29,10 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if 0 < self.temperature < 1e-3 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
                 f"sampling: temperature={self.temperature:g}, top_k={self.top_k}, top_p={self.top_p:g}: expected 0 or "
-                "more, 0 or more, and above 0 up to 1"
+                "from 0.001, 0 or more, and above 0 up to 1"
             )
 
 
@@ -58,7 +57,7 @@ def sample_codes(
     cache = Cache(transformer, sides * prompts, candidates, shared)
     states = cache.read(read, kept[:, :shared].repeat(sides, 1))
     for at in range(shared, codes):
-        logits = transformer.image_head(transformer.norm(states)).float()
+        logits = transformer.logits(transformer.image_head, transformer.norm(states))
         logits = logits.view(sides, prompts, *logits.shape[1:])
         some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
         drawn[:, :, at] = torch.where(kept[:, None, at] < 0, some, drawn[:, :, at])
@@ -160,7 +159,7 @@ class Cache:
         own_keys, own_values = self.own[layer][:, :, seen.own]
         read = self._by_candidate(torch.bmm(self._by_prompt(queries), keys.transpose(1, 2)))
         own = torch.bmm(queries.reshape(-1, 1, size), own_keys.transpose(1, 2)).view(rows, heads, -1)
-        weights = torch.cat([read, own], 2).softmax(2)
+        weights = torch.cat([read, own], 2).softmax(2, dtype=torch.float32).to(read.dtype)
         of_read, of_own = weights[:, :, : read.shape[2]], weights[:, :, read.shape[2] :]
         from_own = torch.bmm(of_own.reshape(rows * heads, 1, -1), own_values).view(rows, heads, size)
         return self._by_candidate(torch.bmm(self._by_prompt(of_read), values)) + from_own
@@ -176,7 +175,8 @@ class Cache:
     def _seen(self, pattern: Pattern) -> list[Seen]:
         """Return what the states of the candidate's own places look at, one after another."""
         transformer = self.transformer
-        mask = attention_mask(pattern, transformer.text_length, transformer.grids, transformer.config.kernel)
+        with torch.device("cpu"):
+            mask = attention_mask(pattern, transformer.text_length, transformer.grids, transformer.config.kernel)
         rows = mask[self.read_length :]
         device = transformer.start_of_image.device
         return [
@@ -193,10 +193,3 @@ def _compact(allowed: torch.Tensor, device: torch.device) -> slice | torch.Tenso
     if len(steps) > 1:
         return places.to(device)
     return slice(int(places[0]), int(places[-1]) + 1, steps.pop() if steps else 1)
-
-
-def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Return what attention reads, [N, heads, T, D / heads]; `mask` as in `Block.forward`."""
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)

@@ -5,7 +5,8 @@ attention patterns after Child et al. 2019 (arXiv:1904.10509). Other than there:
 - Sparse patterns are masks on dense attention.
 - The text loss leaves out padding: it is the mean over the caption's own tokens.
 - The rate falls as a cosine to the published last value, where the authors halved it by hand.
-- One scale of gradients and no 16-bit optimiser states: bfloat16 needs neither.
+- One scale of gradients, no 16-bit optimiser states and no clipping of the running variance: bfloat16 needs none.
+- Nothing predicts the first piece of a caption: it has the first place in the stream.
 """
 
 import math
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
+from .precision import full_precision
 
 Pattern = Literal["full", "row", "column", "convolution"]
 
@@ -43,12 +45,13 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
+        for name, least in (("vocabulary", 2), ("text_length", 2), ("width", 1), ("layers", 1), ("heads", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"transformer.{name}={getattr(self, name)}: expected {least} or more")
         if self.width % self.heads:
             raise UserError(f"transformer.heads={self.heads}: does not divide transformer.width={self.width}")
-        if self.text_length < 2:
-            raise UserError(f"transformer.text_length={self.text_length}: expected 2 or more, a piece and the end")
-        if self.layers < 1 or self.kernel % 2 == 0:
-            raise UserError(f"transformer.layers={self.layers}, kernel={self.kernel}: expected 1 or more, and odd")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise UserError(f"transformer.kernel={self.kernel}: expected an odd number from 1")
 
 
 def pattern_of(layer: int, layers: int, attention: Literal["sparse", "full"]) -> Pattern:
@@ -86,6 +89,16 @@ def attention_mask(pattern: Pattern, text_length: int, grids: tuple[int, ...], k
     return mask
 
 
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what attention reads, [N, heads, T, D / heads], from queries, keys and values of that shape.
+
+    `mask` [T, T] is True where attention is allowed; None is causal.
+    """
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+
+
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then x + perceptron(norm(x))."""
 
@@ -115,8 +128,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return states [N, T, width]; `mask` [T, T] is True where attention is allowed, None is causal."""
-        attended = F.scaled_dot_product_attention(*self.project(x), attn_mask=mask, is_causal=mask is None)
-        return self.finish(x, attended)
+        return self.finish(x, attend(*self.project(x), mask))
 
 
 class Losses(NamedTuple):
@@ -194,16 +206,22 @@ class Transformer(nn.Module):
     def forward(self, text: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits of the pieces after each piece [N, text_length - 1, V], and of the codes [N, M, K]."""
         states = self.states(text, codes)
-        return self.text_head(states[:, : self.text_length - 1]), self.image_head(states[:, self.text_length :])
+        text_states, image_states = states[:, : self.text_length - 1], states[:, self.text_length :]
+        return self.logits(self.text_head, text_states), self.logits(self.image_head, image_states)
+
+    def logits(self, head: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a head, in float32 as published."""
+        with full_precision(states):
+            return F.linear(states.float(), head.weight.float())
 
     def losses(self, text: torch.Tensor, codes: torch.Tensor) -> Losses:
         """Return both cross-entropies; where every caption has one token at most, that of the text is 0."""
         states = self.states(text, codes)
         told = text[:, 1:] != 0
-        pieces = self.text_head(states[:, : self.text_length - 1][told])
-        images = self.image_head(states[:, self.text_length :])
-        text_loss = F.cross_entropy(pieces.float(), text[:, 1:][told], reduction="sum") / told.sum().clamp(min=1)
-        return Losses(text_loss, F.cross_entropy(images.float().flatten(0, 1), codes.flatten()))
+        pieces = self.logits(self.text_head, states[:, : self.text_length - 1][told])
+        images = self.logits(self.image_head, states[:, self.text_length :])
+        text_loss = F.cross_entropy(pieces, text[:, 1:][told], reduction="sum") / told.sum().clamp(min=1)
+        return Losses(text_loss, F.cross_entropy(images.flatten(0, 1), codes.flatten()))
 
 
 def _places(grids: tuple[int, ...]) -> torch.Tensor:

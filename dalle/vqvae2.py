@@ -16,6 +16,7 @@ from torch import nn
 from ..baselines.interface import from_uint8
 from ..errors import UserError
 from .image_tokenizer import GridTokenizer, Teaching, TokenizerStage, share_used
+from .precision import full_precision
 from .resnet_codec import in_float32
 
 FINE_CELL, COARSE_CELL = 4, 8
@@ -100,7 +101,8 @@ class Codebook(nn.Module):
         # A product of matrices instead of adding row by row: that has no fixed order on a GPU.
         chosen = F.one_hot(codes, len(self.vectors)).to(vectors.dtype)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        self.sums.lerp_(chosen.T @ vectors, 1 - self.decay)
+        with full_precision(vectors):
+            self.sums.lerp_(chosen.T @ vectors, 1 - self.decay)
         self._restart(vectors)
         total = self.counts.sum()
         smoothed = (self.counts + EPSILON) / (total + len(self.counts) * EPSILON) * total
@@ -152,7 +154,7 @@ def quantise(codebook: Codebook, vectors: torch.Tensor) -> Level:
     """Return the level that vectors [N, D, h, w] make with a codebook."""
     count, dim, height, width = vectors.shape
     rows = vectors.float().permute(0, 2, 3, 1).reshape(-1, dim)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(rows):
         codes = codebook.nearest(rows)
     straight = rows + (codebook.vectors[codes] - rows).detach()
     quantised = straight.view(count, height, width, dim).permute(0, 3, 1, 2)

@@ -16,30 +16,39 @@ from .frechet import FID
 from .harness import BATCH, reference_moments
 from .judges import Judge
 
+IMAGES = 2000
+"""That are looked at, at most."""
 COLLAPSED = 0.1
 """Under this share of codes in use a codebook is said to have collapsed."""
 
 
 def reconstruction_notes(tokenizer: ImageTokenizer, data: CaptionedDataset, judges: Sequence[Judge]) -> list[str]:
     """Return a line on what the codes keep of the images of `data`, and one more if the codebook collapsed."""
-    images = data.batch(np.arange(len(data))).images
+    images = data.batch(np.arange(min(len(data), IMAGES))).images
     codes = tokenizer.encode(images)
     made, use = tokenizer.decode(codes), CodebookUse(tokenizer)
     use.add(codes)
     squares = (made.float() - images.float()).square().mean((1, 2, 3)).clamp(min=1e-2)
     psnr = float((10 * torch.log10(255**2 / squares)).mean())
-    ssim = structural_similarity_index_measure(made.float(), images.float(), data_range=255.0)
-    assert isinstance(ssim, torch.Tensor)
-    parts = [f"PSNR {psnr:.1f} dB", f"SSIM {ssim:.3f}"]
-    parts += [f"FID@{judge.name} {reconstruction_fid(made, data, judge):.4g}" for judge in judges]
-    parts += [f"{use.used:.0%} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
-    notes = [f"reconstructions of real {data.split} images by their codes: {', '.join(parts)}"]
-    if use.used < COLLAPSED:
+    parts = list(zip(torch.split(made, BATCH), torch.split(images, BATCH), strict=True))
+    ssim = np.average([similarity(*part) for part in parts], weights=[len(part[0]) for part in parts])
+    kept = [f"PSNR {psnr:.1f} dB", f"SSIM {ssim:.3f}"]
+    kept += [f"FID@{judge.name} {reconstruction_fid(made, data, judge):.4g}" for judge in judges]
+    kept += [f"{use.used:.0%} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
+    notes = [f"reconstructions of real {data.split} images by their codes: {', '.join(kept)}"]
+    if use.used * tokenizer.num_codes < COLLAPSED * min(tokenizer.num_codes, codes.numel()):
         notes.append(
             f"codebook collapse: {use.used:.1%} of {tokenizer.num_codes:,} codes are in use; teach the tokenizer with "
             "more images, or take another kind of it"
         )
     return notes
+
+
+def similarity(made: torch.Tensor, images: torch.Tensor) -> float:
+    """Return the structural similarity of images uint8 [N, 3, H, W], the mean over them."""
+    found = structural_similarity_index_measure(made.float(), images.float(), data_range=255.0)
+    assert isinstance(found, torch.Tensor)
+    return float(found)
 
 
 def reconstruction_fid(made: torch.Tensor, data: CaptionedDataset, judge: Judge) -> float:

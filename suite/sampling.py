@@ -1,8 +1,8 @@
 """The verb `sample`: captions of the user's drawn by a trained run, as PNGs, their captions, and a grid."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import seed_of, whole_file
 from .drawing import save_grid, save_png
 from .run import load_model, reopen_run
+from .spec import resolve_config
 from .training import Watch, silent
 
 
@@ -40,8 +41,14 @@ class Wish:
     keep_columns: int = 0
     """Columns of pixels at the left of it that are given."""
 
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the config's `sampling` that are to be others than those of the run."""
+
     def __post_init__(self) -> None:
-        """Refuse what cannot be kept."""
+        """Refuse what cannot be kept, and settings of a training that is over."""
+        for name in self.settings:
+            if not name.startswith("sampling."):
+                raise UserError(f"--set {name}: decides the training, which is over; expected sampling.FIELD")
         if self.best_of and self.n > self.best_of:
             raise UserError(f"--keep {self.n}: more than the --best-of {self.best_of} that it is chosen from")
         if self.image is None and (self.keep_rows or self.keep_columns):
@@ -62,6 +69,7 @@ def sample_run(folder: Path, captions: Sequence[str], wish: Wish, *, out: Path, 
     wish that it cannot fulfil.
     """
     model = load_model(reopen_run(folder, watch))
+    model.config = resolve_config(model.config, wish.settings)
     for caption in captions:
         check_caption(model, caption)
     samples = list(_drawn(model, captions, wish, watch))
@@ -102,10 +110,11 @@ def _drawn(model: TextToImage, captions: Sequence[str], wish: Wish, watch: Watch
         seeds = [seed_of("noise", wish.seed, caption, k) for k in range(wish.best_of or wish.n)]
         what = f"draw {number + 1} of {len(captions)}"
         if wish.best_of and isinstance(model, Reranks):
+            chooser = model.ranked_by()
             best = best_of(model, caption, seeds, wish.n, given=given, progress=partial(watch, what, total=len(seeds)))
             for image, score, k in zip(*best, strict=True):
                 facts = {"text": caption, "seed": seeds[k], "candidate": int(k), "score": round(float(score), 6),
-                         "ranked_by": model.ranked_by()}  # fmt: skip
+                         "ranked_by": chooser}  # fmt: skip
                 yield Sample(image.numpy(), facts)
             continue
         if given is not None and isinstance(model, Completes):

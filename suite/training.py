@@ -203,11 +203,11 @@ class StageLoop:
             if (step + 1) % self.log_every == 0 or step + 1 == self.steps:
                 self.position.seconds = time.monotonic() - started
                 self._log()
-                if time.monotonic() - saved > self.checkpoint_seconds:
-                    self._save()
-                    saved = time.monotonic()
             if (step + 1) % self.grid_every == 0 or step == 0:
                 self._look((step + 1) * size)
+            if not self.window and time.monotonic() - saved > self.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
         self.log.close()
         self._check_state(self.stage.state_dict())
         if self.average:

@@ -83,6 +83,33 @@ def test_validation_leaves_everything_as_it_is(dalle: DallE, world: Store, held_
     assert all(torch.equal(before[key], value) for key, value in dalle.transformer.state_dict().items())
 
 
+@pytest.mark.parametrize("preset", ["tiny", "tiny-dvae", "tiny-vqvae2"])
+def test_every_stage_learns_in_bfloat16_and_codes_are_those_of_float32(preset: str, world: Store) -> None:
+    model = make("dalle", preset)
+    assert isinstance(model, DallE)
+    for stage in model.stages(world):
+        for step in range(3):
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                losses = stage.train_step(world.batch(range(step * 8, step * 8 + stage.batch_size)))
+            assert all(math.isfinite(float(value)) for value in losses.values())
+    images = world.batch(range(64)).images
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = model.tokenizer.encode(images)
+    assert torch.equal(codes, model.tokenizer.encode(images))
+
+
+def test_guidance_needs_captions_left_out() -> None:
+    tiny = find_model("dalle").presets["tiny"]
+    assert resolve_config(tiny, {"sampling.guidance": 3.0}).sampling.guidance == 3
+    with pytest.raises(UserError, match="caption_dropout"):
+        resolve_config(tiny, {"sampling.guidance": 3.0, "prior.caption_dropout": 0.0})
+
+
+def test_one_image_a_caption(dalle: DallE, world: Store) -> None:
+    with pytest.raises(ValueError, match="one image a caption"):
+        dalle.complete(["a star"] * 2, world.batch([0]).images, 8, seeds=[0, 1])
+
+
 def test_captions_are_left_out_as_often_as_asked_for(world: Store) -> None:
     model = make("dalle")
     assert isinstance(model, DallE)
@@ -218,6 +245,10 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
     code, _, err = call("score", "--images", tmp_path / "best", "--data", "scenes", "--judges", "scenes")
     assert code == 2 and "cannot score its own choice" in err
 
+    greedy = ["--set", "sampling.temperature=0", "--n", "2"]
+    assert call("sample", folder, "a star", *greedy, "--out", tmp_path / "greedy")[0] == 0
+    assert (tmp_path / "greedy" / "0000.png").read_bytes() == (tmp_path / "greedy" / "0001.png").read_bytes()
+
     Image.new("L", (50, 40), 200).save(tmp_path / "grey.png")
     code, out, _ = call("sample", folder, "a star", "--image-prompt", tmp_path / "grey.png", "--keep-rows", "16",
                         "--n", "2", "--out", tmp_path / "on", "--json")  # fmt: skip
@@ -234,6 +265,9 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
         (["a star", *prompt, "--keep-rows", "5"], "multiple of 4"),
         (["a star", *prompt, "--keep-rows", "32"], "multiple of 4"),
         (["a star", *prompt], "keeps nothing"),
+        (["a star", "--set", "sampling.temperatur=1"], "sampling.temperature"),
+        (["a star", "--set", "sampling.top_p=0"], "top_p"),
+        (["a star", "--set", "transformer.width=8"], "decides the training"),
         (["a star", "--image-prompt", str(tmp_path / "text.png"), "--keep-rows", "8"], "text.png"),
         (["a star", "--image-prompt", str(tmp_path / "none.png"), "--keep-rows", "8"], "none.png"),
     ):

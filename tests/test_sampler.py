@@ -65,6 +65,19 @@ def test_samples_are_those_of_the_whole_stream_read_anew(attention: str, guidanc
     assert torch.equal(text, before[0]) and torch.equal(forced, before[1]), "inputs are never changed"
 
 
+def test_two_grids_are_drawn_one_after_the_other() -> None:
+    transformer = small("full", (2, SIDE))
+    text, codes = captioned(grids=(2, SIDE))
+    chances = uniforms(3, 2, codes.shape[1])
+    drawn = sample_codes(transformer, text, chances, SamplingConfig(guidance=2.0), null=NULL)
+    for candidate in range(2):
+        own = drawn[:, candidate]
+        logits = transformer(text, own)[1]
+        free = transformer(NULL.expand_as(text), own)[1]
+        reached = (free + 2 * (logits - free)).double().softmax(2).cumsum(2)
+        assert torch.equal((reached < chances[:, candidate, :, None]).sum(2), own)
+
+
 def test_guidance_of_none_is_the_model_without_captions() -> None:
     transformer = small()
     text, _ = captioned()
