@@ -40,6 +40,7 @@ Preset = Annotated[str, typer.Option("--preset", help="A preset of the model, su
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the training.")]
 Budget = Annotated[str, typer.Option("--budget", help="Training images over all stages: 200k, 1M; 0 trains nothing.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the config: field=value.")]
+DrawSettings = Annotated[list[str] | None, typer.Option("--set", help="As sampling.temperature=0.8: draw so.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.", envvar="T2IBENCH_RUNS")]
 Precision = Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16; the device's by default.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; the fastest there is by default.")]
@@ -188,7 +189,7 @@ def sample(
     keep_columns: Annotated[int, typer.Option("--keep-columns", help="Columns given, from the left.", min=0)] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As sampling.temperature=0.8: draw so.")] = None,
+    settings: DrawSettings = None,
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw captions with a trained run: PNGs, their captions, and a grid."""
@@ -208,6 +209,7 @@ def sample(
 
 @app.command(epilog=examples(
     "t2ibench score RUN", "t2ibench score RUN --judges scenes,efficientnet-lite0 --samples 5000",
+    "t2ibench score RUN --set sampling.guidance=2",
     "t2ibench score --images drawn --data emoji"))  # fmt: skip
 def score(
     run: Annotated[Path | None, typer.Argument(help="The folder of a run.", metavar="RUN")] = None,
@@ -217,23 +219,25 @@ def score(
     size: Annotated[int | None, typer.Option("--size", help="With --images: side; theirs by default.", min=16)] = None,
     judges: Judges = None, split: Split = "test",
     samples: Annotated[int | None, typer.Option("--samples", help="With RUN: images to draw.", min=2)] = None,
-    device: Device = None, as_json: Json = False,
+    settings: DrawSettings = None, device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a run, or any folder of captioned images against a data set."""
     from .suite.run import open_evaluation, reopen_run, score_images, score_run
+    from .suite.spec import parse_overrides
 
     if (run is None) == (images is None):
         raise UserError("score: give either the folder of a run, or --images DIR with --data NAME")
     if run is not None and (data, root, size) != (None, None, None):
         raise UserError("score RUN: --data, --root and --size are the run's own; they go with --images")
-    if images is not None and (data is None or samples is not None):
-        raise UserError("score --images: give --data NAME to compare with; --samples goes with the folder of a run")
+    if images is not None and (data is None or samples is not None or settings):
+        raise UserError("score --images: give --data NAME to compare with; --samples and --set go with a run")
     _use(device)
     with _bars() as watch:
         if run is not None:
             opened = reopen_run(run, watch)
             evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges)
-            record = score_run(opened, open_evaluation(opened, evaluation, watch), watch)
+            changes = parse_overrides(settings or [])
+            record = score_run(opened, open_evaluation(opened, evaluation, watch), watch, changes)
             _show_scores(record.scores, record.notes, opened.folder, as_json)
         elif images is not None and data is not None:
             found = score_images(images, data=data, root=root, image_size=size, watch=watch,

@@ -1,9 +1,9 @@
 """Drawing with a trained model: images for prompts, kept; grids and galleries."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..eval.harness import Prompt
 from ..files import digest_of, digest_of_file, read_json, whole_file, whole_folder, write_json
 from ..reports.records import GalleryItem
-from .training import Watch, silent
+from .training import Watch
 
 AT_ONCE = 256
 GALLERY = 16
@@ -29,10 +29,13 @@ class Drawn(NamedTuple):
     images_per_second: float
 
 
-def draw(model: TextToImage, prompts: Sequence[Prompt], folder: Path, watch: Watch = silent) -> Drawn:
-    """Draw one image a prompt, kept in `folder` under a key of the weights beside it and the prompts."""
+def draw(
+    model: TextToImage, prompts: Sequence[Prompt], folder: Path, watch: Watch, settings: Mapping[str, Any]
+) -> Drawn:
+    """Draw one image a prompt, kept in `folder` under a key of the weights beside it, the prompts and the settings."""
     weights = digest_of_file(folder.parent / "weights.safetensors")
-    kept = folder / digest_of([weights, [list(prompt) for prompt in prompts]])[:12]
+    key = [weights, [list(prompt) for prompt in prompts], *([dict(settings)] if settings else [])]
+    kept = folder / digest_of(key)[:12]
     if not kept.exists():
         images, started = [], time.monotonic()
         for start in range(0, len(prompts), AT_ONCE):

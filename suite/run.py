@@ -37,6 +37,7 @@ from .spec import Evaluation, TrainSpec, resolve_config
 from .training import CHECKPOINT_SECONDS, Watch, silent, train
 
 GRID_CAPTIONS = 32
+EMPTY: Mapping[str, Any] = {}
 EVALUATION_VERSION = 2
 """Raised when the harness or a metric changes what it says of the same images."""
 
@@ -202,13 +203,20 @@ def read_costs(folder: Path) -> tuple[StageCost, ...]:
     return tuple(StageCost(**cost) for cost in read_json(folder / "training.json"))
 
 
-def load_model(opened: Run) -> TextToImage:
-    """Return the run's model with its trained weights."""
+def load_model(opened: Run, settings: Mapping[str, Any] = EMPTY) -> TextToImage:
+    """Return the run's model with its trained weights, to draw with `settings` of its config's `sampling`.
+
+    Raises UserError for any other setting: those decided the training.
+    """
+    for name in settings:
+        if not name.startswith("sampling."):
+            raise UserError(f"--set {name}: decides the training, which is over; expected sampling.FIELD")
     if not (opened.folder / "training.json").exists():
         raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
     model = opened.new_model()
     load_tokenizers(opened.folder / "tokenizers.json", model)
     load_weights(opened.folder / "weights.safetensors", model.networks())
+    model.config = resolve_config(model.config, settings)
     return model
 
 
@@ -252,30 +260,40 @@ def open_judges(names: Sequence[str], source: Source, image_size: int, watch: Wa
     )  # fmt: skip
 
 
-def score_run(opened: Run, panel: OpenEvaluation, watch: Watch = silent) -> Record:
-    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call."""
+def score_run(
+    opened: Run, panel: OpenEvaluation, watch: Watch = silent, settings: Mapping[str, Any] = EMPTY
+) -> Record:
+    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call.
+
+    `settings` are fields of the config's `sampling` to draw with instead of the run's.
+    """
     spec = opened.spec.to_json()
     split = panel.evaluation.split
     spec |= {"data": opened.spec.data | {split: panel.data.digest}, "evaluation": panel.protocol()}
+    if settings:
+        spec["evaluation"] = spec["evaluation"] | {"drawn_with": dict(settings)}
     with locked(opened.folder):
         kept = opened.folder / "scores" / digest_of([SCHEMA, spec])[:12]
         if not (kept / "record.json").exists():
-            save(kept, _score(opened, panel, spec, kept / "gallery", watch))
+            save(kept, _score(opened, panel, spec, kept / "gallery", watch, settings))
         record = load(kept)
         if not (opened.folder / "record.json").exists() or load(opened.folder) != record:
             save(opened.folder, record)
         return record
 
 
-def _score(opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Path, watch: Watch) -> Record:
-    model = load_model(opened)
+def _score(
+    opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Path, watch: Watch, settings: Mapping[str, Any]
+) -> Record:
+    model = load_model(opened, settings)
     prompts = choose_prompts(panel.data, panel.evaluation.images, panel.evaluation.seed)
-    drawn = draw(model, prompts, opened.folder / "samples", watch)
-    again = draw(model, repeated_prompts(prompts), opened.folder / "samples", watch)
+    drawn = draw(model, prompts, opened.folder / "samples", watch, settings)
+    again = draw(model, repeated_prompts(prompts), opened.folder / "samples", watch, settings)
     evaluated = evaluate(
         torch.from_numpy(drawn.images), [prompt.caption for prompt in prompts], panel.data, panel.judges, watch,
         described=[prompt.image_id for prompt in prompts], repeated=torch.from_numpy(again.images),
     )  # fmt: skip
+    changes = [f"drawn with {name}={value}" for name, value in settings.items()]
     codes = []
     if isinstance(model, DrawsByCodes):
         codes = reconstruction_notes(model.image_tokenizer(), panel.data, panel.judges)
@@ -284,7 +302,7 @@ def _score(opened: Run, panel: OpenEvaluation, spec: dict[str, Any], gallery: Pa
         for name, network in model.networks().items()
     }
     return Record(
-        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=(*evaluated.notes, *codes),
+        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, notes=(*evaluated.notes, *codes, *changes),
         stages=read_costs(opened.folder), parameters=parameters, environment=describe_environment(),
         sample_images_per_second=drawn.images_per_second,
         gallery=save_gallery(opened.folder, gallery, drawn.images, prompts),

@@ -20,7 +20,6 @@ from ..errors import UserError
 from ..files import seed_of, whole_file
 from .drawing import save_grid, save_png
 from .run import load_model, reopen_run
-from .spec import resolve_config
 from .training import Watch, silent
 
 
@@ -42,13 +41,10 @@ class Wish:
     """Columns of pixels at the left of it that are given."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Fields of the config's `sampling` that are to be others than those of the run."""
+    """Fields of the config's `sampling` that are to be others than the run's."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be kept, and settings of a training that is over."""
-        for name in self.settings:
-            if not name.startswith("sampling."):
-                raise UserError(f"--set {name}: decides the training, which is over; expected sampling.FIELD")
+        """Refuse what cannot be kept."""
         if self.best_of and self.n > self.best_of:
             raise UserError(f"--keep {self.n}: more than the --best-of {self.best_of} that it is chosen from")
         if self.image is None and (self.keep_rows or self.keep_columns):
@@ -68,8 +64,7 @@ def sample_run(folder: Path, captions: Sequence[str], wish: Wish, *, out: Path, 
     Raises UserError, before anything is drawn, for an empty caption, for one that the model would cut, and for a
     wish that it cannot fulfil.
     """
-    model = load_model(reopen_run(folder, watch))
-    model.config = resolve_config(model.config, wish.settings)
+    model = load_model(reopen_run(folder, watch), wish.settings)
     for caption in captions:
         check_caption(model, caption)
     samples = list(_drawn(model, captions, wish, watch))

@@ -245,6 +245,17 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
     code, _, err = call("score", "--images", tmp_path / "best", "--data", "scenes", "--judges", "scenes")
     assert code == 2 and "cannot score its own choice" in err
 
+    scored = [json.loads(call("score", folder, "--samples", "100", *more, "--json")[1])["scores"]
+              for more in ([], ["--set", "sampling.temperature=0"], [])]  # fmt: skip
+    assert scored[0] == scored[2] and scored[0]["fid@scenes"] != scored[1]["fid@scenes"]
+    kept = [json.loads(file.read_text()) for file in Path(folder).glob("scores/*/record.json")]
+    assert len(kept) == 2
+    [changed] = [record for record in kept if "drawn with sampling.temperature=0" in record["notes"]]
+    assert changed["spec"]["evaluation"]["drawn_with"] == {"sampling.temperature": "0"}
+    assert any("reconstructions of real test images" in note for note in changed["notes"])
+    code, _, err = call("score", folder, "--set", "seed=1")
+    assert code == 2 and "decides the training" in err
+
     greedy = ["--set", "sampling.temperature=0", "--n", "2"]
     assert call("sample", folder, "a star", *greedy, "--out", tmp_path / "greedy")[0] == 0
     assert (tmp_path / "greedy" / "0000.png").read_bytes() == (tmp_path / "greedy" / "0001.png").read_bytes()
