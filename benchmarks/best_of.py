@@ -24,6 +24,7 @@ from t2ibench.eval.judges import refuse_own_choice
 from t2ibench.files import seed_of, write_json
 from t2ibench.suite.progress import Bars
 from t2ibench.suite.run import default_evaluation, load_model, open_judges, reopen_run
+from t2ibench.suite.spec import parse_overrides
 
 NUMBERS = (1, 2, 8, 32, 128, 512)
 
@@ -34,10 +35,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--captions", type=int, default=200, help="100 or more, R-precision needs them")
     parser.add_argument("--out", type=Path, default=Path("best-of"))
+    parser.add_argument("--set", action="append", default=[], metavar="sampling.FIELD=VALUE")
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
-        model, data = load_model(run), run.store("test", watch)
+        model, data = load_model(run, parse_overrides(options.set)), run.store("test", watch)
         judges = open_judges(default_evaluation(run.passed["data"]).judges, run.source, run.spec.image_size, watch)
         assert isinstance(model, Reranks), "a model that ranks what it draws"
         refuse_own_choice(judges, {model.ranked_by()}, str(options.run))

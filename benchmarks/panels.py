@@ -20,6 +20,7 @@ from t2ibench.files import seed_of
 from t2ibench.suite.drawing import save_grid
 from t2ibench.suite.progress import Bars
 from t2ibench.suite.run import load_model, reopen_run
+from t2ibench.suite.spec import parse_overrides
 
 CHANCE = {"shape": 1 / len(SHAPES), "colour": 1 / len(COLOURS), "texture": 1 / len(TEXTURES), "size": 1 / len(SIZES)}
 SHOWN = 16
@@ -30,10 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("panels"))
+    parser.add_argument("--set", action="append", default=[], metavar="sampling.FIELD=VALUE")
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
-        model, data = load_model(run), run.store("test", watch)
+        model, data = load_model(run, parse_overrides(options.set)), run.store("test", watch)
     assert isinstance(model, Completes), "a model that goes on with an image"
     scenes = {index: data.scene(index) or {} for index in range(len(data))}
     at = [index for index, scene in scenes.items() if scene["kind"] == "panels"]
