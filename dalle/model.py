@@ -90,8 +90,8 @@ PRESETS: Mapping[str, DallEConfig] = {
     "small": SMALL,
     "paper": PAPER,
 }
-# `tiny` and `small` take FSQ for the published dVAE: from some ten thousands of images it learns codes that keep small
-# objects, where the dVAE blurs them (18 against 24 dB after 30,000 images of scenes).
+# `tiny` and `small` take FSQ for the published dVAE: from some ten thousands of scenes it learns codes that keep small
+# objects (24 dB after 32,000), where the dVAE blurs them (18 dB after 20,000).
 # On grids of 8 x 8 and 16 x 16 full attention is as cheap as sparse. Few images and short captions take larger rates,
 # and a shorter average. Captions are left out now and then, so that samples may be guided.
 

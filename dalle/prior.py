@@ -114,14 +114,15 @@ class PriorStage:
         """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption."""
         self.transformer.eval()
         text = image = 0.0
-        count = min(len(data), VALIDATION_IMAGES)
+        told, count = 0, min(len(data), VALIDATION_IMAGES)
         for start in range(0, count, self.batch_size):
             batch = data.batch(np.arange(start, min(start + self.batch_size, count)))
             pieces = self.pieces(batch.captions).to(self.transformer.start_of_image.device)
             losses = self.transformer.losses(pieces, self.tokenizer.encode(batch.images))
-            text += float(losses.text) * len(batch) / count
-            image += float(losses.image) * len(batch) / count
-        return {"text_validation": text, "image_validation": image}
+            asked = int((pieces[:, 1:] != 0).sum())
+            text, told = text + float(losses.text) * asked, told + asked
+            image += float(losses.image) * len(batch)
+        return {"text_validation": text / max(told, 1), "image_validation": image / count}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the transformer, its optimiser and the steps taken."""

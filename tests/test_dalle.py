@@ -80,6 +80,8 @@ def test_validation_leaves_everything_as_it_is(dalle: DallE, world: Store, held_
     assert set(losses) == {"text_validation", "image_validation"}
     assert 0 < losses["image_validation"] < 2 * math.log(dalle.tokenizer.num_codes)
     assert stage.validate(held_out) == losses
+    stage.batch_size = 7
+    assert stage.validate(held_out) == pytest.approx(losses, rel=1e-5)
     assert all(torch.equal(before[key], value) for key, value in dalle.transformer.state_dict().items())
 
 
