@@ -192,6 +192,6 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     assert "\n" not in str(error.value) and next(reversed(settings)) in str(error.value)
 
 
-def test_stabilised_presets_differ_in_track_only() -> None:
+def test_stabilised_presets_differ_in_track_and_divergence_only() -> None:
     for size in ("tiny", "small", "paper"):
-        assert PRESETS[f"{size}-stabilised"] == replace(PRESETS[size], track=STABILISED)
+        assert PRESETS[f"{size}-stabilised"] == replace(PRESETS[size], track=STABILISED, divergence_weight=0.1)
