@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow check judge clean
+.PHONY: demo test test-slow peers check judge clean
 
 $(BIN)/t2ibench: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "t2ibench needs Python 3.11 or newer")'
@@ -26,10 +26,18 @@ demo: $(BIN)/t2ibench
 	$(BIN)/t2ibench report --runs demo/runs --out demo/report
 
 test: $(VENV)/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not peers"
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -m slow
+
+# Agreement with packages whose torchvision breaks the imports of others: they have an environment of their own.
+peers:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install -q -c constraints.txt torch
+	$(VENV)-peers/bin/pip install -q -c constraints.txt -e . pytest
+	$(VENV)-peers/bin/pip install -q --no-deps torchvision==0.28.0 pytorch-fid==0.3.0
+	$(VENV)-peers/bin/pytest -m peers --confcutdir tests/peers tests/peers
 
 # mypy and import-linter want the package under its own name, whatever the checkout is called.
 check: $(VENV)/dev
@@ -43,4 +51,4 @@ judge: $(BIN)/t2ibench
 	$(BIN)/python -m t2ibench.eval.make_scenes_judge
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) $(VENV)-peers build dist demo *.egg-info

@@ -18,7 +18,8 @@ from .errors import UserError, unknown
 from .suite import plugins
 
 if TYPE_CHECKING:
-    from .reports.records import Score
+    from .eval.harness import Evaluated
+    from .reports.records import Record
     from .suite.run import Request
     from .suite.spec import Evaluation
 
@@ -151,6 +152,23 @@ def data_check(name: DataName, root: Root = None, size: Size = 64, as_json: Json
     raise typer.Exit(1 if report.leaks else 2 if error else 0)
 
 
+@data_app.command("reference", epilog=examples(
+    "t2ibench data reference scenes --size 32", "t2ibench data reference cub --root birds --judges inception,clip",
+    "t2ibench data reference emoji --size 64 --split val --out references"))  # fmt: skip
+def data_reference(
+    name: DataName, root: Root = None, size: Size = 64, split: Split = "test", judges: Judges = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for one .npz a judge.")] = Path("references"),
+    device: Device = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Save the real images of a split as judges see them, to score images elsewhere with `score --reference`."""
+    from .suite.scoring import save_references
+
+    _use(device)
+    with _bars() as watch:
+        files = save_references(name, root, size, _evaluation(name, split, SAMPLES, judges), out, watch)
+    _print_json({"references": list(map(str, files))}) if as_json else typer.echo("\n".join(map(str, files)))
+
+
 @app.command(epilog=examples(
     "t2ibench train text-dcgan", "t2ibench train text-dcgan --data emoji --preset small --budget 1M",
     "t2ibench train text-dcgan --set objective=gan-cls --seed 1"))  # fmt: skip
@@ -160,7 +178,7 @@ def train(
     runs: Runs = Path("runs"), checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train a model; the same command again goes on where it was cut off."""
-    from .suite.run import open_run, train_run
+    from .suite.trained import open_run, train_run
 
     _use(device)
     request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
@@ -210,27 +228,36 @@ def sample(
 @app.command(epilog=examples(
     "t2ibench score RUN", "t2ibench score RUN --judges scenes,efficientnet-lite0 --samples 5000",
     "t2ibench score RUN --set sampling.guidance=2",
-    "t2ibench score --images drawn --data emoji"))  # fmt: skip
+    "t2ibench score --images drawn --data emoji",
+    "t2ibench score --images drawn --captions prompts.txt --judges clip"))  # fmt: skip
 def score(
     run: Annotated[Path | None, typer.Argument(help="The folder of a run.", metavar="RUN")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="A folder of captioned images instead.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="With --images: the data set to compare with.")] = None,
     root: Root = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="Or a file of `data reference`.")] = None,
+    captions: Annotated[Path | None, typer.Option(
+        "--captions", help="With --images: .txt of a caption a line, or .jsonl; else they lie in the folder.")] = None,
     size: Annotated[int | None, typer.Option("--size", help="With --images: side; theirs by default.", min=16)] = None,
     judges: Judges = None, split: Split = "test",
     samples: Annotated[int | None, typer.Option("--samples", help="With RUN: images to draw.", min=2)] = None,
     settings: DrawSettings = None, device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a run, or any folder of captioned images against a data set."""
-    from .suite.run import open_evaluation, reopen_run, score_images, score_run
+    from .suite.scoring import Compared, open_evaluation, score_images, score_run
     from .suite.spec import parse_overrides
+    from .suite.trained import reopen_run
 
     if (run is None) == (images is None):
         raise UserError("score: give either the folder of a run, or --images DIR with --data NAME")
-    if run is not None and (data, root, size) != (None, None, None):
-        raise UserError("score RUN: --data, --root and --size are the run's own; they go with --images")
-    if images is not None and (data is None or samples is not None or settings):
-        raise UserError("score --images: give --data NAME to compare with; --samples and --set go with a run")
+    if run is not None and (data, root, size, reference, captions) != (None,) * 5:
+        raise UserError("score RUN: --data, --root, --reference, --captions and --size go with --images")
+    if images is not None and (samples is not None or settings):
+        raise UserError("score --images: --samples and --set go with a run")
+    if images is not None and (data, reference, judges) == (None, None, None):
+        raise UserError("score --images: give --data NAME or --reference FILE to compare with, or only --judges")
+    if data is not None and reference is not None:
+        raise UserError("score --images: --data and --reference are two things to compare with; keep one")
     _use(device)
     with _bars() as watch:
         if run is not None:
@@ -238,11 +265,12 @@ def score(
             evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges)
             changes = parse_overrides(settings or [])
             record = score_run(opened, open_evaluation(opened, evaluation, watch), watch, changes)
-            _show_scores(record.scores, record.notes, opened.folder, as_json)
-        elif images is not None and data is not None:
-            found = score_images(images, data=data, root=root, image_size=size, watch=watch,
-                                 evaluation=_evaluation(data, split, SAMPLES, judges))  # fmt: skip
-            _show_scores(found.scores, found.notes, None, as_json)
+            _show_scores(record, opened.folder, as_json)
+        elif images is not None:
+            compared = Compared(data=data, root=root, reference=reference, captions=captions)
+            found = score_images(images, compared, image_size=size, watch=watch,
+                                 evaluation=_evaluation(data or "", split, SAMPLES, judges))  # fmt: skip
+            _show_scores(found, None, as_json)
 
 
 @app.command(epilog=examples(
@@ -261,7 +289,7 @@ def run(
     request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
     with _bars() as watch:
         finished = running.run(request, _evaluation(data, split, samples, judges), watch)
-    _show_scores(finished.record.scores, finished.record.notes, finished.folder, as_json)
+    _show_scores(finished.record, finished.folder, as_json)
 
 
 @sweep_app.command("run", epilog=examples(
@@ -317,6 +345,25 @@ def report(
         return
     typer.echo(written.markdown.read_text(encoding="utf-8"))
     typer.echo(str(written.page))
+
+
+@app.command(epilog=examples(
+    "t2ibench compare text-dcgan df-gan", "t2ibench compare df-gan/tiny df-gan/small --runs runs/demo",
+    "t2ibench compare runs/A runs/B --json"))  # fmt: skip
+def compare(
+    a: Annotated[str, typer.Argument(help="A run's folder, or model or model/preset: all its seeds.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="What to compare it with.", metavar="B")],
+    runs: Runs = Path("runs"), as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say in words and numbers which of two runs or methods is better, and how surely."""
+    from .reports import answer, comparison
+
+    found = comparison.compare(comparison.chosen_runs(a, runs), comparison.chosen_runs(b, runs))
+    if as_json:
+        _print_json(found.document() | {"words": answer.words(found)})
+        return
+    shown = [answer.words(found), "", f"A: {found.a.name}", f"B: {found.b.name}", "", *answer.lines(found)]
+    typer.echo("\n".join(shown))
 
 
 @app.command(epilog=examples("t2ibench doctor", "t2ibench doctor --json", "T2IBENCH_WEIGHTS=weights t2ibench doctor"))
@@ -400,9 +447,9 @@ def _request(
 
 
 def _evaluation(data: str, split: str, samples: int, judges: str | None) -> "Evaluation":
-    from .suite.run import default_evaluation
+    from .suite.spec import Evaluation
 
-    default = default_evaluation(data)
+    default = Evaluation.of(data)
     names = tuple(name.strip() for name in judges.split(",")) if judges else default.judges
     return dataclasses.replace(default, split=split, images=samples, judges=names)
 
@@ -419,24 +466,29 @@ def _sizes(text: str) -> list[int]:
 
 
 def _prepared(source: Any, size: int, smaller: Sequence[int] = ()) -> dict[str, Any]:
-    from .suite.run import prepared
+    from .suite.trained import prepared
 
     with _bars() as watch:
         return {split: prepared(source, split, size, watch, smaller) for split in source.splits}
 
 
-def _show_scores(scores: tuple["Score", ...], notes: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+def _show_scores(found: "Record | Evaluated", folder: Path | None, as_json: bool) -> None:
     from .reports.records import scores_json
 
-    for note in notes:
+    for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        _print_json({"run": None if folder is None else str(folder), "scores": scores_json(scores)})
+        controls = {name: scores_json(scores) for name, scores in found.controls.items()}
+        _print_json({"run": None if folder is None else str(folder), "scores": scores_json(found.scores),
+                     "controls": controls})  # fmt: skip
         return
-    for entry in scores:
-        error = "" if entry.stderr is None else f" +- {entry.stderr:.4g}"
+    for entry in found.scores:
+        error = "" if entry.stderr is None else f" +- {entry.stderr:.3g}"
         better = "higher" if entry.higher_is_better else "lower"
-        typer.echo(f"{entry.name:<24} {entry.value:.4g}{error}   ({better} is better, {entry.n:,} images)")
+        beside = [f"{name} {score.value:.4g}" for name, scores in found.controls.items() for score in scores
+                  if score.name == entry.name]  # fmt: skip
+        about = "; ".join([f"{better} is better, {entry.n:,} images", *beside])
+        typer.echo(f"{entry.name:<28} {entry.value:.4g}{error}   ({about})")
     if folder is not None:
         typer.echo(str(folder))
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,14 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("T2IBENCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2ibench"
+
+
+def kept(key: Any, make: Callable[[], Any]) -> Any:
+    """Return the JSON-able value that `make` gives, kept in the cache folder under a JSON-able key."""
+    path = cache_folder() / "kept" / f"{digest_of(key)[:16]}.json"
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
 
 
 def seed_of(*parts: str | int) -> int:

@@ -19,12 +19,14 @@ import torch
 from matplotlib import pyplot
 
 from t2ibench.dalle.reranking import Reranks
-from t2ibench.eval.harness import choose_prompts, evaluate
+from t2ibench.eval.harness import Drawn, evaluate
 from t2ibench.eval.judges import refuse_own_choice
+from t2ibench.eval.prompts import choose_prompts
 from t2ibench.files import seed_of, write_json
 from t2ibench.suite.progress import Bars
-from t2ibench.suite.run import default_evaluation, load_model, open_judges, reopen_run
-from t2ibench.suite.spec import parse_overrides
+from t2ibench.suite.scoring import known, open_judges, taught_by
+from t2ibench.suite.spec import Evaluation, parse_overrides
+from t2ibench.suite.trained import load_model, reopen_run
 
 NUMBERS = (1, 2, 8, 32, 128, 512)
 
@@ -40,7 +42,8 @@ def main() -> None:
     with Bars() as watch:
         run = reopen_run(options.run, watch)
         model, data = load_model(run, parse_overrides(options.set)), run.store("test", watch)
-        judges = open_judges(default_evaluation(run.passed["data"]).judges, run.source, run.spec.image_size, watch)
+        training = taught_by(run.source, run.spec.image_size, watch)
+        judges = open_judges(Evaluation.of(run.passed["data"]).judges, training, watch)
         assert isinstance(model, Reranks), "a model that ranks what it draws"
         refuse_own_choice(judges, {model.ranked_by()}, str(options.run))
         prompts = choose_prompts(data, options.captions, seed=0)
@@ -54,8 +57,10 @@ def main() -> None:
             watch("draw candidates", done + 1, len(prompts))
     rows: list[Row] = []
     for number, kept in chosen.items():
-        found = evaluate(torch.stack(kept), [prompt.caption for prompt in prompts], data, judges,
-                         described=[prompt.image_id for prompt in prompts])  # fmt: skip
+        captions = [prompt.caption for prompt in prompts]
+        drawn = Drawn(images=torch.stack(kept), captions=captions, image_ids=[prompt.image_id for prompt in prompts],
+                      references=[[caption] for caption in captions])  # fmt: skip
+        found = evaluate(drawn, judges, known(data, watch))
         rows.append(Row(number, {score.name: (score.value, score.stderr) for score in found.scores}))
         print(number, "  ".join(f"{score.name} {score.value:.4g}" for score in found.scores), flush=True)
     write_json(options.out / "best-of.json", [{"n": row.n} | row.scores for row in rows])

@@ -19,8 +19,8 @@ from t2ibench.eval.panel_reader import Read, read_lower_panels
 from t2ibench.files import seed_of
 from t2ibench.suite.drawing import save_grid
 from t2ibench.suite.progress import Bars
-from t2ibench.suite.run import load_model, reopen_run
 from t2ibench.suite.spec import parse_overrides
+from t2ibench.suite.trained import load_model, reopen_run
 
 CHANCE = {"shape": 1 / len(SHAPES), "colour": 1 / len(COLOURS), "texture": 1 / len(TEXTURES), "size": 1 / len(SIZES)}
 SHOWN = 16

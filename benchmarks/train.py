@@ -23,7 +23,7 @@ from t2ibench.datasets.loader import Augmentation, Loader, stored_size
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
 from t2ibench.suite.plugins import MODELS, find_model, find_preset
-from t2ibench.suite.run import augmentation_of
+from t2ibench.suite.trained import augmentation_of
 from t2ibench.suite.training import Position, StageLoop, silent
 
 BLOCKS = 6

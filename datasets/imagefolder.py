@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,6 +42,29 @@ def open_source(root: Path | None) -> ImageFiles:
         return _open(root)
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
+
+
+def captioned_by(root: Path, captions: Path) -> ImageFiles:
+    """Return all images of a folder with the captions of a file elsewhere, as one split; raise UserError on a mismatch.
+
+    The file holds rows as of `metadata.jsonl`, their `file_name` relative to `root`, if it is called `.jsonl`; else
+    a caption a line, in the order of the images' names.
+    """
+    root = opened_root("images", root)
+    if captions.suffix.lower() == ".jsonl":
+        files = _read_metadata(root, captions, root)
+    else:
+        found = [path for path in _walk(root, root) if path.suffix.lower() in images.SUFFIXES]
+        lines = _side_captions(captions.parent, captions)
+        if len(found) != len(lines):
+            raise UserError(f"{captions}: {len(lines)} captions for {len(found)} images in {root}; "
+                            "expected a line for each")  # fmt: skip
+        files = [CaptionedFile(relative_name(root, path, str(path)), path, (line,))
+                 for path, line in zip(found, lines, strict=True)]  # fmt: skip
+    if not files:
+        raise UserError(f"{root}: holds no images")
+    return ImageFiles(_name(root), {"all": [ImageFile(name=one.name, path=one.path, captions=one.captions)
+                                            for one in files]})  # fmt: skip
 
 
 def _open(root: Path) -> ImageFiles:
@@ -85,7 +108,7 @@ def _numbered(
 def _read_folder(root: Path, folder: Path) -> list[CaptionedFile]:
     """Return the captioned images of one folder in order of names, which are relative to `root`."""
     metadata = folder / "metadata.jsonl"
-    files = _read_metadata(root, metadata) if metadata.exists() else _read_side_files(root, folder)
+    files = _read_metadata(root, metadata, folder) if metadata.exists() else _read_side_files(root, folder)
     if not files:
         raise UserError(f"{folder}: no captioned images; expected metadata.jsonl or a .txt beside each")
     return sorted(files, key=lambda file: file.name)
@@ -118,14 +141,15 @@ def _by_split(
     return {split: part for split, part in parts.items() if part}
 
 
-def _read_metadata(root: Path, metadata: Path) -> list[CaptionedFile]:
+def _read_metadata(root: Path, metadata: Path, folder: Path) -> list[CaptionedFile]:
+    """Return what a file of captions says of the images in `folder`, inside `root`."""
     files: dict[str, CaptionedFile] = {}
-    for number, line in enumerate(read_text(root, metadata).split("\n"), start=1):
+    for number, line in enumerate(read_text(metadata.parent, metadata).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{metadata}, line {number}"
         row = _parse_object(line, where)
-        file = _from_row(root, metadata.parent, row, where)
+        file = _from_row(root, folder, row, where)
         if file.name in files:
             raise UserError(f"{where}: {file.name!r} is named twice; put all its captions in one `text`")
         files[file.name] = file
@@ -182,7 +206,7 @@ def _read_side_files(root: Path, folder: Path) -> list[CaptionedFile]:
     ]
 
 
-def _side_captions(root: Path, path: Path) -> Iterable[str]:
+def _side_captions(root: Path, path: Path) -> list[str]:
     lines = read_text(root, path).split("\n")
     return [checked_caption(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
 

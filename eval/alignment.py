@@ -37,8 +37,7 @@ class CLIPScore(ExactMetric):
 
     def update(self, image_embeddings: torch.Tensor, caption_embeddings: torch.Tensor) -> None:
         """Add pairs: row i of [N, E] is an image, of the other its caption; of any length but 0."""
-        images, captions = _checked_pairs(image_embeddings, caption_embeddings, "CLIP score")
-        scores = 100 * (images * captions).sum(dim=1).to(self.device)
+        scores = pair_scores(image_embeddings, caption_embeddings).to(self.device)
         self.n = self.n + len(scores)
         self.total = self.total + scores.sum()
         self.squares = self.squares + scores.square().sum()
@@ -50,6 +49,13 @@ class CLIPScore(ExactMetric):
         mean = self.total / self.n
         variance = (self.squares / self.n - mean.square()).clamp(min=0) / (self.n - 1)
         return Estimate(value=mean.clamp(min=0), stderr=variance.sqrt(), n=self.n)
+
+
+def pair_scores(image_embeddings: torch.Tensor, caption_embeddings: torch.Tensor) -> torch.Tensor:
+    """Return float64 [N]: 100 times the cosine of each pair of rows [N, E] of any length but 0."""
+    images, captions = _checked_pairs(image_embeddings, caption_embeddings, "CLIP score")
+    scores: torch.Tensor = 100 * (images * captions).sum(dim=1)
+    return scores
 
 
 class RPrecision(ExactMetric):
@@ -88,6 +94,12 @@ class RPrecision(ExactMetric):
 
     def compute(self) -> Estimate:
         """Return the share with its standard error over images; raise UserError if captions are too few."""
+        credit = self.credit()
+        stderr = credit.std() / len(credit) ** 0.5
+        return Estimate(value=credit.mean(), stderr=stderr, n=torch.tensor(len(credit)))
+
+    def credit(self) -> torch.Tensor:
+        """Return float64 [N]: of each image, 1 or its part of a tie; raise UserError if captions are too few."""
         if not len(self.texts):
             raise UserError("R-precision: no images were scored")
         images, captions = dim_zero_cat(self.image_embeddings), dim_zero_cat(self.caption_embeddings)
@@ -99,9 +111,7 @@ class RPrecision(ExactMetric):
         others = other_numbers(own, len(first), self.candidates - 1, np.random.default_rng(self.seed))
         drawn = torch.from_numpy(first[np.concatenate([own[:, None], others], axis=1)]).to(captions.device)
         blocks = [slice(start, start + IMAGES_A_BLOCK) for start in range(0, len(images), IMAGES_A_BLOCK)]
-        credit = torch.cat([nearest_credit(images[block], captions[drawn[block]]) for block in blocks])
-        stderr = credit.std() / len(credit) ** 0.5
-        return Estimate(value=credit.mean(), stderr=stderr, n=torch.tensor(len(credit)))
+        return torch.cat([nearest_credit(images[block], captions[drawn[block]]) for block in blocks])
 
 
 def nearest_credit(images: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """The judge `clip`: OpenAI's CLIP ViT-B/32, the network that the CLIP score is defined by (extra `[clip]`).
 
-Radford et al. 2021, arXiv 2103.00020; Hessel et al. 2021, arXiv 2104.08718.
+Beside it the larger ones: `clip-vit-b16`, `clip-vit-l14`, and `clip-vit-l14-336`, by which CMMD is defined. Their
+scores do not compare with each other's. Radford et al. 2021, arXiv 2103.00020; Hessel et al. 2021, arXiv 2104.08718;
+CMMD: Jayasumana et al. 2024, arXiv 2401.09603.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +20,62 @@ from ..files import digest_of, digest_of_file, read_json
 from .judges import Look, Training
 from .weights import find_weights
 
-FOLDER = "clip-vit-base-patch32"
+FOLDERS: Mapping[str, str] = {
+    "clip": "clip-vit-base-patch32",
+    "clip-vit-b16": "clip-vit-base-patch16",
+    "clip-vit-l14": "clip-vit-large-patch14",
+    "clip-vit-l14-336": "clip-vit-large-patch14-336",
+}
+"""Of each judge, named as published."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PUBLISHED = (
-    f"openai/clip-vit-base-patch32 on Hugging Face (config.json, tokenizer.json, {' or '.join(WEIGHTS)})"
-)
 CONTEXT = 77
 """Tokens of a caption, start and end included; longer captions are cut before the end token."""
 
 
 def open_judge(training: Training) -> "ClipJudge":
-    """Return the judge with the published weights; raise UserError saying what to fetch for it."""
-    return ClipJudge(find_weights("clip", (FOLDER,), PUBLISHED))
+    """Return `clip` with the published weights; raise UserError saying what to fetch for it."""
+    return _open("clip")
+
+
+def open_b16(training: Training) -> "ClipJudge":
+    """Return `clip-vit-b16`, likewise."""
+    return _open("clip-vit-b16")
+
+
+def open_l14(training: Training) -> "ClipJudge":
+    """Return `clip-vit-l14`, likewise."""
+    return _open("clip-vit-l14")
+
+
+def open_l14_336(training: Training) -> "ClipJudge":
+    """Return `clip-vit-l14-336`, likewise."""
+    return _open("clip-vit-l14-336")
+
+
+def _open(name: str) -> "ClipJudge":
+    return ClipJudge(name, find_weights(name, (FOLDERS[name],), published(FOLDERS[name])))
+
+
+def published(folder: str) -> str:
+    """Return where a folder of weights is published and what belongs into it."""
+    return f"openai/{folder} on Hugging Face (config.json, tokenizer.json, {' or '.join(WEIGHTS)})"
 
 
 class ClipJudge:
     """Embeddings of images and captions, of unit length; before that, the images' are the features."""
 
-    name = "clip"
     BATCH = 64
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
         weights = find_file(folder, *WEIGHTS)
         config, tokens = find_file(folder, "config.json"), find_file(folder, "tokenizer.json")
-        self.network = _network(config)
+        self.network = _network(name, config)
         fill(self.network, weights)
         self.side: int = self.network.config.vision_config.image_size
         self.tokenizer = open_tokenizer(tokens, CONTEXT)
         digest = digest_of([digest_of_file(path) for path in (weights, config, tokens)])
-        self.id = f"clip:{digest[:12]}:bicubic-antialias-{self.side}"
+        self.id = f"{name}:{digest[:12]}:bicubic-antialias-{self.side}"
         self.fingerprint = text_fingerprint(self.network.text_model.embeddings.token_embedding.weight)
 
     @torch.no_grad()
@@ -83,17 +112,17 @@ def find_file(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: has no {' or '.join(names)}; fetch it from {PUBLISHED}")
+    raise UserError(f"{folder}: has no {' or '.join(names)}; fetch it from {published(folder.name)}")
 
 
-def _network(path: Path) -> Any:
+def _network(judge: str, path: Path) -> Any:
     try:
         from transformers import CLIPConfig, CLIPModel
     except ModuleNotFoundError as error:
-        raise UserError("judge 'clip' needs the package transformers: pip install t2ibench[clip]") from error
+        raise UserError(f"judge {judge!r} needs the package transformers: pip install t2ibench[clip]") from error
     config = read_json(path)
     if not isinstance(config, dict) or config.get("model_type") != "clip":
-        raise UserError(f"{path}: not the configuration of a CLIP; fetch it from {PUBLISHED}")
+        raise UserError(f"{path}: not the configuration of a CLIP; fetch it from {published(path.parent.name)}")
     try:
         return CLIPModel(CLIPConfig.from_dict(config))
     except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -1,15 +1,26 @@
 """The Fréchet distance between two sets of images, from the float64 moments of their features."""
 
+import functools
+import itertools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.linalg.lapack import dsygst
 
 from ..errors import UserError
 from ..files import whole_file
-from .metric import ExactMetric, checked_rows
+from .metric import Estimate, ExactMetric, checked_rows
+
+SIZES = 15
+"""Numbers of images between which the distance is extrapolated."""
+IMAGES_A_FEATURE = 4
+"""Images a feature that the extrapolation needs: with half of that it errs by a fourth of the bias."""
+ROUNDING = 1e-8
+"""Share of an overlap that rounding may cost at worst; what it does cost is a thousandth of that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,45 +52,132 @@ class FeatureMoments:
         """The mean feature, [D]."""
         return self.total / self.n
 
-    @property
+    @functools.cached_property
     def covariance(self) -> torch.Tensor:
         """The unbiased covariance (divided by n - 1), [D, D], exactly symmetric."""
         scatter = self.outer - torch.outer(self.total, self.total) / self.n
         covariance: torch.Tensor = (scatter + scatter.T) / (2 * (self.n - 1))
         return covariance
 
+    @property
+    def trace(self) -> float:
+        """The trace of the covariance, without the rest of it."""
+        return float(self.outer.trace() - self.total.square().sum() / self.n) / (self.n - 1)
+
+    @property
+    def rank(self) -> int:
+        """The most that the rank of the covariance can be."""
+        return min(len(self.total), self.n - 1)
+
+    @functools.cached_property
+    def factor(self) -> torch.Tensor:
+        """F [D, R] with F F^T the covariance, lower triangular or of R = `rank` columns."""
+        covariance = self.covariance
+        if self.rank == len(covariance):
+            factor: torch.Tensor
+            factor, failed = torch.linalg.cholesky_ex(covariance)
+            if not failed:
+                return factor
+        # The eigenvalues beyond the rank are rounding noise of 1e-16, but their roots of 1e-8 would add up.
+        values, vectors = torch.linalg.eigh(covariance)
+        factor = vectors[:, -self.rank :] * values[-self.rank :].clamp(min=0).sqrt()
+        return factor
+
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """Return |mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((AB)^(1/2)) for covariances A and B; at least 0.
 
-    With A = F F^T and B = G G^T the last trace is the sum of the singular values of F^T G (the trace of the
-    root of F^T B F), so no root of an unsymmetric product is ever taken, and sets of fewer images than
-    features are as exact as others. Their upward bias (about 1/n, differently for each model: Chong & Forsyth
-    2020, arXiv 1911.07023) is no matter of numerics and stays.
+    With A = F F^T and B = G G^T the last trace is the sum of the singular values of F^T G, so no root of an
+    unsymmetric product is ever taken, and sets of fewer images than features are as exact as others. Their
+    upward bias (about 1/n, differently for each model: Chong & Forsyth 2020, arXiv 1911.07023) is no matter of
+    numerics and stays: `fid_infinity`. The factor F of `a` is kept for the next distance from it.
 
     Raises UserError when a side has fewer than 2 images or the features differ in number.
     Heusel et al. 2017, arXiv 1706.08500, equation 6; Dowson & Landau 1982.
     """
-    if a.total.shape != b.total.shape:
-        raise UserError(f"FID: {len(a.total)} features cannot be compared with {len(b.total)}; use one judge")
-    if min(a.n, b.n) < 2:
-        raise UserError(f"FID needs at least 2 images on each side, got {a.n} and {b.n}")
-    shift = (a.mean - b.mean).square().sum()
-    factor_a, factor_b = _covariance_factor(a), _covariance_factor(b)
-    overlap = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
-    distance = shift + factor_a.square().sum() + factor_b.square().sum() - 2 * overlap
-    return max(float(distance), 0.0)
+    _check_sides(a, b.n, len(b.total))
+    factor, covariance = a.factor, b.covariance
+    overlap = _sum_of_singular_values(
+        _between(factor, covariance), min(factor.shape[1], b.rank), lambda: factor.T @ b.factor)
+    return _distance(a, b.mean, b.trace, overlap)
 
 
-def _covariance_factor(moments: FeatureMoments) -> torch.Tensor:
-    """Return F [D, R] with F F^T the covariance and R = min(D, n - 1), the most that its rank can be.
+def frechet_distance_of_features(reference: FeatureMoments, features: torch.Tensor) -> float:
+    """Return `frechet_distance` between a reference and features [N, D]; the faster, the fewer they are.
 
-    The eigenvalues beyond R are rounding noise of 1e-16, but their roots of 1e-8 would add up.
+    Raises UserError as that does, and on NaN or infinity.
     """
-    values, vectors = torch.linalg.eigh(moments.covariance)
-    rank = min(len(values), moments.n - 1)
-    factor: torch.Tensor = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
-    return factor
+    rows = checked_rows(features, None, "FID").cpu()
+    _check_sides(reference, *rows.shape)
+    if len(rows) > rows.shape[1]:
+        return frechet_distance(reference, FeatureMoments.from_features(rows))
+    # The centred features over (N - 1)^(1/2) are a factor of their covariance, of N columns only.
+    mean = rows.mean(dim=0)
+    centred = (rows - mean) / (len(rows) - 1) ** 0.5
+    overlap = _sum_of_singular_values(
+        centred @ reference.covariance @ centred.T, min(reference.rank, len(rows) - 1),
+        lambda: centred @ reference.factor)
+    return _distance(reference, mean, float(centred.square().sum()), overlap)
+
+
+def fid_infinity(real: FeatureMoments, fake: torch.Tensor, seed: int) -> Estimate:
+    """Return the distance that endlessly many generated images would have, from features [N, D].
+
+    The distances of the first n of the shuffled images, for `SIZES` sizes n evenly from N / 10 to N, are fitted by a
+    line in 1/n; its intercept is the value, which may be just below 0. Sets of fewer images than twice the features
+    would bend the line, and are not taken: a change only to N below 20 D. The reference is taken as it is.
+    No standard error: the sizes share their images. Chong & Forsyth 2020, arXiv 1911.07023, section 4.
+
+    Raises UserError on fewer than `IMAGES_A_FEATURE` images a feature, NaN or infinity.
+    """
+    rows = checked_rows(fake, len(real.total), "FID extrapolated")
+    n, width = rows.shape
+    if n < IMAGES_A_FEATURE * width:
+        raise UserError(f"FID extrapolated needs {IMAGES_A_FEATURE} images for each of {width} features, "
+                        f"{IMAGES_A_FEATURE * width} in all, got {n}; generate more or take KID")  # fmt: skip
+    shuffled = rows[torch.from_numpy(np.random.default_rng(seed).permutation(n))]
+    sizes = np.linspace(max(n / 10, IMAGES_A_FEATURE * width / 2), n, SIZES).round().astype(int)
+    parts = [FeatureMoments.from_features(part) for part in shuffled.tensor_split(sizes[:-1].tolist())]
+    distances = [frechet_distance(real, some) for some in itertools.accumulate(parts)]
+    intercept = np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0)
+    value, stderr = torch.tensor([intercept, torch.nan], dtype=torch.float64)
+    return Estimate(value=value, stderr=stderr, n=torch.tensor(n))
+
+
+def _check_sides(a: FeatureMoments, n: int, width: int) -> None:
+    if len(a.total) != width:
+        raise UserError(f"FID: {len(a.total)} features cannot be compared with {width}; use one judge")
+    if min(a.n, n) < 2:
+        raise UserError(f"FID needs at least 2 images on each side, got {a.n} and {n}")
+
+
+def _distance(a: FeatureMoments, mean: torch.Tensor, trace: float, overlap: float) -> float:
+    shift = float((a.mean - mean).square().sum())
+    return max(shift + a.trace + trace - 2 * overlap, 0.0)
+
+
+def _between(factor: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Return F^T B F of a factor F [D, R], its lower triangle at least."""
+    if factor.shape[0] > factor.shape[1] or factor.triu(1).any():
+        return factor.T @ covariance @ factor
+    # For a triangular F LAPACK's reduction takes a quarter of the work of two products.
+    reduced, _ = dsygst(covariance.numpy().T, factor.numpy().T, itype=2, lower=0)
+    return torch.from_numpy(reduced.T)
+
+
+def _sum_of_singular_values(square: torch.Tensor, rank: int, matrix: Callable[[], torch.Tensor]) -> float:
+    """Return the sum of the singular values of a matrix M from the lower triangle of M^T M, of at most `rank`.
+
+    The roots of the eigenvalues cost a quarter of the singular values' time, but rounding moves an eigenvalue by
+    some 1e-16 of the largest one, and the root of a small one by far more. Only where that could show is M asked for.
+    """
+    values = torch.linalg.eigvalsh(square)[-rank:].clamp(min=0)
+    roots = values.sqrt()
+    rounding = 4 * torch.finfo(torch.float64).eps * values[-1]
+    lost = torch.minimum(rounding.sqrt(), rounding / (2 * roots)).nan_to_num(nan=0).sum()
+    if lost > ROUNDING * roots.sum():
+        roots = torch.linalg.svdvals(matrix())
+    return float(roots.sum())
 
 
 def save_moments(path: Path, moments: FeatureMoments) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..datasets.captioned import CaptionedDataset
 from ..errors import UserError
+from .metric import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,32 @@ class Judge(Protocol):
         ...
 
 
+class Comparison(NamedTuple):
+    """How much of N captions their images show."""
+
+    values: Mapping[str, NDArray[np.float64]]
+    """[N] by metric, the higher the better; NaN where a caption does not ask. A score is the mean of the others."""
+    whole: Mapping[str, Estimate]
+    """Scores of all images together, which are no means."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What puts in words what single images show, to be compared with their captions."""
+
+    name: str
+    id: str
+    """Equal ids read equally."""
+
+    def read(self, images: torch.Tensor) -> Any:
+        """Return what images uint8 [N, 3, H, W] show, in the reader's own terms."""
+        ...
+
+    def compare(self, readings: Any, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Comparison:
+        """Compare what N images show with a caption each; `references` are all captions of the real image meant."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What a judge may learn from when it is opened; a pretrained one has no need of it."""
@@ -59,7 +88,7 @@ class ReadsCaptions(Protocol):
     """That of its token embedding, as of `text_fingerprint`."""
 
 
-def refuse_own_choice(judges: Sequence[Judge], ranked_by: Collection[str], where: str) -> None:
+def refuse_own_choice(judges: Sequence[Judge | Reader], ranked_by: Collection[str], where: str) -> None:
     """Raise UserError beginning with `where` if a judge is one of the networks by which images were chosen."""
     for judge in judges:
         if isinstance(judge, ReadsCaptions) and judge.fingerprint in ranked_by:
@@ -75,3 +104,10 @@ class ReportsAccuracy(Protocol):
 
     held_out: Mapping[str, float]
     """Shares by what was asked."""
+
+
+@runtime_checkable
+class Cautions(Protocol):
+    """A judge whose scores need a word of warning wherever they are shown."""
+
+    caveat: str

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from ..errors import UserError
+from ..reports.uncertainty import clustered_mean
 
 
 class Estimate(NamedTuple):
@@ -17,6 +20,15 @@ class Estimate(NamedTuple):
     """NaN where there is one observation only."""
     n: torch.Tensor
     """int64: number of images scored."""
+
+
+def mean_of(values: NDArray[np.float64], clusters: Sequence[str]) -> Estimate:
+    """Return the mean of values [N] that are not NaN, with its standard error over `clusters`, [N] names."""
+    asked = ~np.isnan(values)
+    own = [cluster for cluster, counts in zip(clusters, asked, strict=True) if counts]
+    stderr = float(clustered_mean(values[asked], own).stderr) if len(set(own)) > 1 else np.nan
+    value = torch.tensor(values[asked].mean(), dtype=torch.float64)
+    return Estimate(value=value, stderr=torch.tensor(stderr, dtype=torch.float64), n=torch.tensor(int(asked.sum())))
 
 
 class ExactMetric(Metric):

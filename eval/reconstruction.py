@@ -13,8 +13,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from ..dalle.image_tokenizer import CodebookUse, ImageTokenizer
 from ..datasets.captioned import CaptionedDataset
 from .frechet import FID
-from .harness import BATCH, reference_moments
 from .judges import Judge
+from .reference import BATCH, reference
 
 IMAGES = 2000
 """That are looked at, at most."""
@@ -53,7 +53,7 @@ def similarity(made: torch.Tensor, images: torch.Tensor) -> float:
 
 def reconstruction_fid(made: torch.Tensor, data: CaptionedDataset, judge: Judge) -> float:
     """Return the Fréchet distance of `made` from the images of `data` in the judge's features."""
-    real = reference_moments(judge, data, lambda what, done, total: None)
+    real = reference(judge, data).moments
     fid = FID(len(real.total))
     fid.include(real, real=True)
     for some in torch.split(made, BATCH):

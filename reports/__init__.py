@@ -1,8 +1,9 @@
-"""Records and everything that reads them: tables, plots and the page.
+"""Records and everything that reads them: tables, comparisons, plots and the page.
 
-`records`: `Record`, `Score`, `load`, `save`. `tables`: the comparison as numbers, CSV and JSON.
-`wording`: the same as people read it, and Markdown. `plots`: loss curves.
-`page`: `report`, which writes them all and one self-contained HTML page.
+`records`: `Record`, `Score`, `load`, `save`. `items`: values of single images. `tables`: scores by method as numbers,
+CSV and JSON; `wording`: the same as people read it, and Markdown. `uncertainty`: intervals and tests. `comparison`:
+`compare`, two sets of runs; `answer`: the same in words. `plots`: loss curves.
+`page`: `report`, which writes the tables and one self-contained HTML page.
 """
 
-__all__ = ["page", "plots", "records", "tables", "wording"]
+__all__ = ["answer", "comparison", "items", "page", "plots", "records", "tables", "uncertainty", "wording"]

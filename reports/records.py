@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from ..errors import UserError
 from ..files import canonical_json, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 SPEC_FIELDS = {"model": str, "preset": str, "config": dict, "dataset": str, "image_size": int, "data": dict,
                "seed": int, "budget": int, "evaluation": dict}
@@ -35,6 +35,22 @@ class Score:
     def name(self) -> str:
         """Return `metric@judge`, the only name under which a score is shown."""
         return f"{self.metric}@{self.judge}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a model can do of one category of the capability probes."""
+
+    category: str
+    value: float | None
+    """Share of prompts drawn as asked; None where the data cannot answer, and `about` says why."""
+    stderr: float | None
+    n: int
+    """Prompts asked."""
+    real: float | None
+    """The same share of real images: what the reader can find at most."""
+    about: str
+    """What is asked, and of whom; or why nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +89,12 @@ class Record:
     gallery: tuple[GalleryItem, ...]
     environment: dict[str, Any]
     """Versions, device, threads, code revision."""
+    controls: dict[str, tuple[Score, ...]] = field(default_factory=dict)
+    """The same scores of what no model need surpass, and of what each should: real images, shuffled captions, the
+    untrained network."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What drawing takes, by name with its unit; what the machine does not tell is left out."""
+    probes: tuple[Probe, ...] = ()
     notes: tuple[str, ...] = ()
     """How accurate the judges are, and what was left out of the scores and why."""
     schema: int = SCHEMA
@@ -103,6 +125,7 @@ def save(folder: Path, record: Record) -> None:
     """Write the record as `record.json` in the run's folder; it is the last file a run writes."""
     document = dataclasses.asdict(record)
     document["scores"] = scores_json(record.scores)
+    document["controls"] = {name: scores_json(scores) for name, scores in record.controls.items()}
     write_json(folder / "record.json", document)
 
 
@@ -114,7 +137,7 @@ def load(folder: Path) -> Record:
     document = read_json(path)
     if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, Mapping) else None
-        wanted = f"this version reads {SCHEMA}; remove it and `t2ibench score` writes it anew"
+        wanted = f"this version reads {SCHEMA}; `t2ibench score` writes it anew"
         raise UserError(f"{path}: written with record schema {found!r}, {wanted}")
     try:
         return _from_json(document)
@@ -124,20 +147,23 @@ def load(folder: Path) -> Record:
 
 def _from_json(document: Mapping[str, Any]) -> Record:
     canonical_json(document).encode()  # NaN or half a character: no report could be written of it
-    scores = []
-    for name, entry in document["scores"].items():
-        metric, judge = name.split("@")
-        scores.append(_checked(Score(metric=metric, judge=judge, **entry)))
     fields = dict(document)
-    fields["scores"] = tuple(scores)
+    fields["scores"] = _scores(document["scores"])
+    fields["controls"] = {name: _scores(scores) for name, scores in document["controls"].items()}
+    fields["probes"] = tuple(_checked(Probe(**probe)) for probe in document["probes"])
     fields["stages"] = tuple(_checked(StageCost(**stage)) for stage in document["stages"])
     fields["notes"] = tuple(document["notes"])
     fields["gallery"] = tuple(_checked(GalleryItem(**item)) for item in document["gallery"])
     record = _checked(Record(**fields))
-    for field, kind in SPEC_FIELDS.items():
-        if not isinstance(record.spec[field], kind):
-            raise TypeError(f"spec.{field} is {record.spec[field]!r}, not {kind.__name__}")
+    for name, kind in SPEC_FIELDS.items():
+        if not isinstance(record.spec[name], kind):
+            raise TypeError(f"spec.{name} is {record.spec[name]!r}, not {kind.__name__}")
     return record
+
+
+def _scores(document: Mapping[str, Any]) -> tuple[Score, ...]:
+    named = [(*name.split("@"), entry) for name, entry in document.items()]
+    return tuple(_checked(Score(metric=metric, judge=judge, **entry)) for metric, judge, entry in named)
 
 
 def _checked(made: _Part) -> _Part:

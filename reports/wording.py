@@ -1,104 +1,48 @@
-"""How a table reads: headings, numbers, the sentences around it, and the whole as Markdown."""
+"""How a table reads: names, numbers, and the sentences around it."""
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .tables import METRICS, Cell, Row, Table, typed
+from .uncertainty import CLAIM_SEEDS, seeds_needed
 
-CLAIM_SEEDS = 4
-"""With fewer, an exact two-sided permutation test of two methods cannot reach p < 0.05 (3 v 3: 0.10)."""
-
-_NAMES = dict(zip(METRICS, ("FID", "IS", "CLIP score", "R-precision", "Diversity"), strict=True))
 _PLAIN = {"fid@inception", "is@inception", "clip_score@clip"}
 """The scores that the literature means by the bare name: the 2015 Inception weights and OpenAI's CLIP."""
 
-_NONE = "–"
-_LONE = "†"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heading:
-    """A column's heading; `higher_is_better` is None where neither is."""
-
-    text: str
-    higher_is_better: bool | None = None
-
-    @property
-    def arrow(self) -> str:
-        """Return the arrow towards the better scores, if any."""
-        return {None: "", True: "↑", False: "↓"}[self.higher_is_better]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What one place of a table shows, and the number it is sorted by (None: last)."""
-
-    text: str
-    value: float | None
+NONE = "–"
+LONE = "†"
+"""Marks a standard error over images, of a single seed."""
 
 
 def label(key: str) -> str:
     """Return the name people know a score by: `fid@scenes` -> `FID@scenes`, `fid@inception` -> `FID`."""
     name, _, size = key.partition(" ")
     metric, _, judge = name.partition("@")
-    heading = _NAMES.get(metric, metric)
+    heading = METRICS.get(metric, metric)
     heading = heading if name in _PLAIN else f"{heading}@{judge}"
     return f"{heading} ({size})" if size else heading
 
 
-def headings(table: Table) -> list[Heading]:
-    """Return the headings of `entries`, in their order; the method's own column comes before them."""
-    costs = ("Generator parameters", "All parameters", "Training images", "Training minutes",
-             "Images/s sampling")
-    scores = [Heading(text=label(key), higher_is_better=_cells(table, key)[0].higher_is_better)
-              for key in table.columns]
-    return [Heading(text="Budget"), Heading(text="Seeds"), *scores, *(Heading(text=text) for text in costs)]
-
-
-def entries(table: Table, row: Row) -> list[Entry]:
-    """Return what a row shows under each of `headings`."""
-    facts = row.facts
-    texts = {
-        "budget": budget(row),
-        "seeds": str(len(row.runs)),
-        "training_images": f"{facts['training_images']:,.0f}",
-        "training_minutes": f"{facts['training_minutes']:.1f}",
-        "sample_images_per_second": f"{facts['sample_images_per_second']:,.0f}",
-    }
-    first, second, *costs = (Entry(text=texts.get(name) or short(value), value=value)
-                             for name, value in facts.items())
-    scores = [_score(row.cells.get(key), _decimals(_cells(table, key))) for key in table.columns]
-    return [first, second, *scores, *costs]
-
-
-def _cells(table: Table, key: str) -> list[Cell]:
-    return [row.cells[key] for row in table.rows if key in row.cells]
-
-
-def _decimals(cells: Sequence[Cell]) -> int:
+def decimals_of(cells: Sequence[Cell]) -> int:
     """Return how many decimals a column shows: four digits of its smallest mean, at most four decimals."""
     sizes = [abs(cell.mean) for cell in cells if cell.mean]
     return min(max(3 - math.floor(math.log10(min(sizes))), 0), 4) if sizes else 4
 
 
-def _score(cell: Cell | None, decimals: int) -> Entry:
-    if cell is None:
-        return Entry(text=_NONE, value=None)
-    text = _number(cell.mean, decimals)
-    if cell.sd is not None:
-        text += f" ± {_number(cell.sd, decimals)}"
-    elif cell.stderr is not None:
-        text += f" ± {_number(cell.stderr, decimals)}{_LONE}"
-    if len(cell.present) < len(cell.values):
-        text += f" ({len(cell.present)} of {len(cell.values)} seeds)"
-    return Entry(text=text, value=cell.mean)
-
-
-def _number(value: float, decimals: int) -> str:
+def number(value: float, decimals: int) -> str:
+    """Return a value with so many decimals, or with two digits where they would not show it."""
     tiny = value != 0 and abs(value) < 0.5 * 10**-decimals
     return f"{value:.2g}" if tiny or abs(value) >= 1e7 else f"{value:.{decimals}f}"
+
+
+def spread(cell: Cell, decimals: int) -> str:
+    """Return what stands behind a cell's mean: its deviation over seeds or marked error, and the seeds it lacks."""
+    error, mark = (cell.sd, "") if cell.sd is not None else (cell.stderr, LONE)
+    parts = [] if error is None else [f"± {number(error, decimals)}{mark}"]
+    if len(cell.present) < len(cell.values):
+        parts.append(f"({len(cell.present)} of {len(cell.values)} seeds)")
+    return " ".join(parts)
 
 
 def budget(row: Row) -> str:
@@ -112,20 +56,29 @@ def short(count: float | None) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count is not None and abs(count) >= size:
             return f"{count / size:.3g}{unit}" if count < 1000 * size else f"{count / size:,.0f}{unit}"
-    return _NONE if count is None else f"{count:g}"
+    return NONE if count is None else f"{count:g}"
+
+
+def figures(value: float) -> str:
+    """Return a rate, a time or a size in three digits or more: 0.35, 12.5, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
 def protocol_line(table: Table) -> str:
     """Return the protocol in words: split, images, judges and their ids, seed, and the data's digests."""
     evaluation = dict(table.protocol["evaluation"])
-    split, images, judges, ids, seed = (evaluation.pop(field, None)
-                                        for field in ("split", "images", "judges", "judge_ids", "seed"))
+    split, images, judges, ids, seed, version, known, probes = (
+        evaluation.pop(field, None) for field in
+        ("split", "images", "judges", "judge_ids", "seed", "version", "train_images", "probes"))  # fmt: skip
     evaluation.pop("data", None)  # the digest of the split, which the data's digests name too
     parts = [
         f"{split} split" if split is not None else "",
         f"{images:,} generated images" if isinstance(images, int) else "",
+        f"{known:,} training images beside them" if isinstance(known, int) else "",
         f"judged by {_listed(judges)}{f' ({_listed(ids)})' if ids else ''}" if judges else "",
+        "no probes" if probes is False else "",
         f"evaluation seed {seed}" if seed is not None else "",
+        f"evaluation version {version}" if version is not None else "",
         *(f"{name} {typed(value)}" for name, value in sorted(evaluation.items())),
         *(f"{name} data {typed(digest)[:12]}" for name, digest in sorted(table.protocol["data"].items())),
     ]
@@ -143,18 +96,35 @@ def notes(table: Table) -> list[str]:
     if any(cell.sd is not None for cell in cells):
         said.append("Scores are means over training seeds; ± is the sample standard deviation over them.")
     if any(cell.stderr is not None for cell in cells):
-        said.append(f"{_LONE} One seed: ± is the standard error over the images or captions scored; "
+        said.append(f"{LONE} One seed: ± is the standard error over the images or captions scored; "
                     "how much another seed would change the score is not in it.")
     if any(cell.sd is None and cell.stderr is None for cell in cells):
         said.append("A score without ± is of one seed and has no standard error.")
-    if any(len(row.runs) < CLAIM_SEEDS for row in table.rows):
-        said.append(f"No significance is claimed: some rows have fewer than {CLAIM_SEEDS} seeds "
-                    "(an exact test of three against three cannot reach p = 0.05).")
+    said += _claims(table)
     if any(row.spec["budget"] == 0 for row in table.rows):
         said.append("Budget 0 is the untrained network.")
+    if table.real:
+        said.append("Real images: training images scored in place of drawn ones; no model need do better.")
     if table.repeats:
         said.append(f"Not counted, being the same run as another in the table: {', '.join(table.repeats)}.")
     return [*said, *_left_out(table)]
+
+
+def _claims(table: Table) -> list[str]:
+    """Return what the letters mean, or why there are none."""
+    few = any(len(row.runs) < CLAIM_SEEDS for row in table.rows)
+    shown = [cell.groups for row in table.rows for cell in row.cells.values()]
+    if any(shown):
+        said = ["Letters: rows with one in common cannot be told apart by that score; a has the best (exact "
+                "permutation tests of all pairs of rows over their seeds, Holm, 5 %)."]
+        return said + ["Scores without a letter have too few seeds: nothing is claimed of them."] * (None in shown)
+    claiming = sum(len(row.runs) >= CLAIM_SEEDS for row in table.rows)
+    if claiming > 1:
+        pairs = claiming * (claiming - 1) // 2
+        return [f"No significance is claimed: exact tests of {claiming} rows in all pairs cannot reach p = 0.05 (Holm) "
+                f"with these seeds, however far the rows are apart; {seeds_needed(pairs)} seeds each can."]
+    return [f"No significance is claimed: some rows have fewer than {CLAIM_SEEDS} seeds "
+            "(an exact test of three against three cannot reach p = 0.05)."] * few
 
 
 def _left_out(table: Table) -> list[str]:
@@ -165,28 +135,3 @@ def _left_out(table: Table) -> list[str]:
             owners[note].append(run.name)
     return [note if len(names) == len(table.runs) else f"{note} ({', '.join(names)})"
             for note, names in owners.items()]
-
-
-def markdown(found: Sequence[Table]) -> str:
-    """Return the tables as Markdown, each under its title and protocol."""
-    return "\n".join(_markdown(table) for table in found)
-
-
-def _markdown(table: Table) -> str:
-    columns = headings(table)
-    lines = [f"## {_escaped(table.title)}", "", _escaped(protocol_line(table)), "",
-             _line("Method", *(f"{heading.text} {heading.arrow}".strip() for heading in columns)),
-             _line("---", *("---:" for _ in columns))]
-    lines += [_line(row.method, *(entry.text for entry in entries(table, row))) for row in table.rows]
-    lines += ["", *(f"- {_escaped(note)}" for note in notes(table)), ""]
-    return "\n".join(lines)
-
-
-def _line(*texts: str) -> str:
-    return f"| {' | '.join(_escaped(text) for text in texts)} |"
-
-
-def _escaped(text: str) -> str:
-    for mark, escape in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(mark, escape)
-    return text

@@ -12,14 +12,16 @@ from PIL import Image
 
 from ..baselines.interface import TextToImage
 from ..datasets.images import grid
+from ..datasets.store import Store
 from ..errors import UserError
-from ..eval.harness import Prompt
-from ..files import digest_of, digest_of_file, read_json, whole_file, whole_folder, write_json
+from ..eval.prompts import Prompt
+from ..files import digest_of, read_json, whole_file, whole_folder, write_json
 from ..reports.records import GalleryItem
 from .training import Watch
 
 AT_ONCE = 256
 GALLERY = 16
+NEAREST_COLUMNS = 8
 
 
 class Drawn(NamedTuple):
@@ -30,10 +32,9 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    model: TextToImage, prompts: Sequence[Prompt], folder: Path, watch: Watch, settings: Mapping[str, Any]
+    model: TextToImage, weights: str, prompts: Sequence[Prompt], folder: Path, watch: Watch, settings: Mapping[str, Any]
 ) -> Drawn:
-    """Draw one image a prompt, kept in `folder` under a key of the weights beside it, the prompts and the settings."""
-    weights = digest_of_file(folder.parent / "weights.safetensors")
+    """Draw one image a prompt, kept in `folder` under a key of the prompts, the settings and what names the weights."""
     key = [weights, [list(prompt) for prompt in prompts], *([dict(settings)] if settings else [])]
     kept = folder / digest_of(key)[:12]
     if not kept.exists():
@@ -65,6 +66,16 @@ def save_grid(path: Path, images: NDArray[np.uint8], columns: int = 8) -> None:
     """Write images uint8 [N, 3, H, W] as one PNG, `columns` a row, with a white line between."""
     with whole_file(path) as temporary:
         grid(images, columns).save(temporary, format="PNG")
+
+
+def save_nearest(path: Path, images: NDArray[np.uint8], nearest: Sequence[str], train: Store) -> None:
+    """Write the first images uint8 [N, 3, H, W], each row above a row of the training images named by `nearest`."""
+    places = {name: at for at, name in enumerate(train.ids)}
+    shown = min(GALLERY, len(nearest))
+    known = train.batch([places[name] for name in nearest[:shown]]).images.numpy()
+    rows = [part for at in range(0, shown, NEAREST_COLUMNS)
+            for part in (images[at : at + NEAREST_COLUMNS], known[at : at + NEAREST_COLUMNS])]  # fmt: skip
+    save_grid(path, np.concatenate(rows), NEAREST_COLUMNS)
 
 
 def save_gallery(

@@ -102,18 +102,39 @@ DATASETS: Mapping[str, Entry] = {
 JUDGES: Mapping[str, Entry] = {
     "scenes": Entry(target="eval.joint_judge:scenes_judge", about="classifier and CLIP trained on scenes; shipped"),
     "in-domain": Entry(target="eval.joint_judge:in_domain_judge", about="the same, trained on the data's train split"),
+    "reader": Entry(target="eval.scene_reader:open_reader", about="reads what scenes show, exactly; needs no weights"),
+    "captioner": Entry(
+        target="eval.captioner:open_captioner", about="says what images show; trained on the data's train split"
+    ),
+    "damsm": Entry(target="eval.damsm_judge:open_judge", about="AttnGAN's DAMSM, trained on the data's train split"),
     "inception": Entry(target="eval.inception:open_judge", about="Inception-v3 of 2015, for FID and IS; needs weights"),
     "clip": Entry(target="eval.clip_judge:open_judge", about="OpenAI CLIP; needs t2ibench[clip] and weights"),
+    "clip-vit-b16": Entry(target="eval.clip_judge:open_b16", about="its ViT-B/16"),
+    "clip-vit-l14": Entry(target="eval.clip_judge:open_l14", about="its ViT-L/14"),
+    "clip-vit-l14-336": Entry(target="eval.clip_judge:open_l14_336", about="its ViT-L/14 at 336 px, for CMMD"),
+    "dinov2": Entry(target="eval.dinov2:open_large", about="DINOv2 ViT-L/14; needs weights"),
+    "dinov2-vitb14": Entry(target="eval.dinov2:open_base", about="DINOv2 ViT-B/14; needs weights"),
     "efficientnet-lite0": Entry(
         target="eval.efficientnet:open_judge", about="ImageNet EfficientNet-Lite0; needs t2ibench[imagenet]"
     ),
 }
 METRICS: Mapping[str, str] = {
     "fid": "Fréchet distance of the judge's features (lower is better)",
+    "fid_infinity": "the same, extrapolated to infinitely many images (lower is better)",
+    "kid": "squared kernel distance of the features, without the bias of few images (lower is better)",
     "is": "Inception Score of the judge's classes (higher is better)",
+    "precision": "share of drawn images among the real ones (higher is better)",
+    "recall": "share of real images among the drawn ones (higher is better)",
+    "density": "how many real neighbourhoods hold a drawn image; 1 for real ones (higher is better)",
+    "coverage": "share of real neighbourhoods that hold a drawn image (higher is better)",
+    "cmmd": "kernel distance of the image embeddings (lower is better)",
     "clip_score": "100 x cosine of image and caption (higher is better)",
     "r_precision": "share of images matched to their caption among 100; chance is 0.01 (higher is better)",
     "diversity": "spread of the images of one caption, as a share of the real images' spread (higher is better)",
+    "copied": "share of images nearer to a training image than 99 % of held-out real ones are (lower is better)",
+    "object": "share of images of scenes that show every object asked for; also colour, size, texture, count, "
+    "relation, binding and all, each where the caption says it (higher is better)",
+    "bleu_4": "4-grams that a captioner's captions share with the prompts' (higher is better); also cider",
 }
 
 

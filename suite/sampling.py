@@ -19,7 +19,7 @@ from ..datasets.user_files import short
 from ..errors import UserError
 from ..files import seed_of, whole_file
 from .drawing import save_grid, save_png
-from .run import load_model, reopen_run
+from .trained import load_model, reopen_run
 from .training import Watch, silent
 
 

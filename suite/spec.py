@@ -66,6 +66,16 @@ class Evaluation:
     seed: int = 0
     """Chooses the captions and, with each caption's id, the noise; the same for every model, so that runs pair up."""
 
+    train_images: int = 10_000
+    """Real training images that the judges look at: the floor of the scores, and what drawn ones may be copies of."""
+    probes: bool = True
+    """Ask the categories of the capability probes too, where a suite is written for the data set."""
+
+    @classmethod
+    def of(cls, data: str) -> "Evaluation":
+        """Return the protocol that a data set is scored by when nothing else is asked for."""
+        return cls(judges=("scenes", "reader")) if data == "scenes" else cls()
+
 
 def resolve_config(preset: Any, overrides: Mapping[str, Any]) -> Any:
     """Return the frozen dataclass `preset` with `overrides` (dotted names for nested ones) put in.

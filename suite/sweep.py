@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError, unknown
 from .plugins import find_model, find_preset
-from .run import Request, default_evaluation, run
+from .run import Request, run
 from .spec import Evaluation, parse_budget, resolve_config
 from .training import Watch, silent
 
@@ -130,7 +130,7 @@ def _seeds(document: Mapping[str, Any]) -> list[int]:
 
 
 def _evaluation(fields: Mapping[str, Any], data: str) -> Evaluation:
-    default = default_evaluation(data)
+    default = Evaluation.of(data)
     result: Evaluation = resolve_config(default, fields)
     return result
 

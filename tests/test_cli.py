@@ -172,7 +172,7 @@ def test_a_record_of_another_version_is_said(call: Call, tmp_path: Path) -> None
 
 
 def test_a_run_that_another_process_holds_is_said(call: Call, tmp_path: Path) -> None:
-    from t2ibench.suite.run import locked
+    from t2ibench.suite.trained import locked
 
     folder = Path(first_run(call, tmp_path)["run"])
     (folder / "training.json").unlink()

@@ -24,7 +24,7 @@ from t2ibench.eval.joint_judge import JointJudge
 from t2ibench.eval.judges import refuse_own_choice
 from t2ibench.suite.describe import describe
 from t2ibench.suite.plugins import find_model
-from t2ibench.suite.run import ranked_by
+from t2ibench.suite.scoring import ranked_by
 from t2ibench.suite.spec import resolve_config
 from t2ibench.tests.test_cli import Call
 from t2ibench.tests.test_models import SMALL, learn, make

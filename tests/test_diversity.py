@@ -5,7 +5,7 @@ import torch
 
 from t2ibench.eval.diversity import Diversity, collapse_note
 from t2ibench.eval.frechet import FeatureMoments
-from t2ibench.eval.harness import REPEATED, Prompt, repeated_prompts
+from t2ibench.eval.prompts import REPEATED, Prompt, repeated_prompts
 
 
 def real(n: int = 400, width: int = 6) -> FeatureMoments:

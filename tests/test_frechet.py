@@ -9,7 +9,16 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from t2ibench.errors import UserError
-from t2ibench.eval.frechet import FID, FeatureMoments, frechet_distance, load_moments, save_moments
+from t2ibench.eval.frechet import (
+    FID,
+    IMAGES_A_FEATURE,
+    FeatureMoments,
+    fid_infinity,
+    frechet_distance,
+    frechet_distance_of_features,
+    load_moments,
+    save_moments,
+)
 
 
 def normal(n, d, seed, scale=1.0, shift=0.0):
@@ -82,14 +91,126 @@ def test_agrees_with_the_matrix_square_root(d):
     assert distance(a, b) == pytest.approx(shift + np.trace(first + second - 2 * root.real), rel=1e-6)
 
 
-@pytest.mark.parametrize(("n_a", "n_b"), [(20, 30), (20, 500), (500, 20), (2, 2)])
-def test_fewer_images_than_features_agree_with_the_singular_values_of_the_features(n_a, n_b):
-    a, b = normal(n_a, 100, seed=8), normal(n_b, 100, seed=9, scale=1.2, shift=0.1)
+def by_singular_values(a, b):
+    """The distance from both centred sets of features, whose product is small where they are few."""
     centred_a, centred_b = a - a.mean(dim=0), b - b.mean(dim=0)
-    overlap = torch.linalg.svdvals(centred_a @ centred_b.T).sum() / ((n_a - 1) * (n_b - 1)) ** 0.5
-    traces = centred_a.square().sum() / (n_a - 1) + centred_b.square().sum() / (n_b - 1)
-    shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
-    assert distance(a, b) == pytest.approx((shift + traces - 2 * overlap).item(), rel=1e-9)
+    overlap = torch.linalg.svdvals(centred_a @ centred_b.T).sum() / ((len(a) - 1) * (len(b) - 1)) ** 0.5
+    traces = centred_a.square().sum() / (len(a) - 1) + centred_b.square().sum() / (len(b) - 1)
+    return ((a.mean(dim=0) - b.mean(dim=0)).square().sum() + traces - 2 * overlap).item()
+
+
+SIDES = [(20, 30), (20, 500), (500, 20), (99, 101), (100, 100), (101, 101), (102, 400), (400, 300), (2, 2)]
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), SIDES)
+def test_of_features_agrees_with_singular_values_and_with_moments(n_a, n_b):
+    a, b = normal(n_a, 100, seed=21).relu(), normal(n_b, 100, seed=22, scale=1.2, shift=0.1).relu()
+    moments = FeatureMoments.from_features(a)
+    got = frechet_distance_of_features(moments, b)
+    assert got == pytest.approx(by_singular_values(a, b), rel=1e-9)
+    assert got == pytest.approx(distance(a, b), rel=1e-9)
+    assert frechet_distance_of_features(moments, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_of_features_takes_what_a_judge_gives():
+    real, fake = normal(400, 24, seed=23).float(), normal(60, 24, seed=24).float()
+    moments = FeatureMoments.from_features(real)
+    assert frechet_distance_of_features(moments, fake) == pytest.approx(distance(real, fake), rel=1e-9)
+    fake[3, 1] = torch.nan
+    with pytest.raises(UserError, match="FID: 1 of 60 images give NaN"):
+        frechet_distance_of_features(moments, fake)
+    with pytest.raises(UserError, match="24 features cannot be compared with 7"):
+        frechet_distance_of_features(moments, torch.rand(9, 7))
+    with pytest.raises(UserError, match="at least 2 images on each side, got 400 and 1"):
+        frechet_distance_of_features(moments, fake[:1])
+
+
+@pytest.mark.parametrize("n_b", [30, 300])
+def test_features_that_are_dead_or_repeated_cost_no_digits(n_b):
+    # No triangular factor exists of such a covariance, and the roots of the eigenvalues' rounding noise would add up.
+    a, b = normal(300, 40, seed=25), normal(n_b, 40, seed=26, scale=1.1)
+    dead, twice = torch.zeros(1, 30, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    wide_a, wide_b = (torch.cat([x, dead.expand(len(x), 30)], dim=1) for x in (a, b))
+    assert frechet_distance_of_features(FeatureMoments.from_features(wide_a), wide_b) == pytest.approx(
+        by_singular_values(a, b), rel=1e-7)
+    wide_a, wide_b = (torch.kron(x, twice) for x in (a, b))
+    assert frechet_distance_of_features(FeatureMoments.from_features(wide_a), wide_b) == pytest.approx(
+        2 * by_singular_values(a, b), rel=1e-6)
+
+
+def test_where_rounding_could_show_the_singular_values_themselves_are_taken(monkeypatch):
+    # Of a spectrum over 7 decades the squares run over 14, and the least roots are all rounding.
+    rotation = orthogonal(40, seed=27)
+    spectrum = torch.logspace(0, -7, 40, dtype=torch.float64)
+    a, b = (normal(400, 40, seed=seed) @ rotation * spectrum for seed in (28, 29))
+    want = by_singular_values(a, b)
+    assert distance(a, b) == pytest.approx(want, rel=1e-10)
+    took = []
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda matrix: took.append(1) or torch.linalg.svd(matrix).S)
+    assert distance(a, b) == pytest.approx(want, rel=1e-10) and took
+    distance(normal(400, 40, seed=28), normal(400, 40, seed=29))
+    assert len(took) == 1
+
+
+def test_the_factor_is_a_root_of_the_covariance_and_made_once():
+    for n in (30, 400):
+        moments = FeatureMoments.from_features(normal(n, 50, seed=30))
+        torch.testing.assert_close(moments.factor @ moments.factor.T, moments.covariance, rtol=1e-10, atol=1e-14)
+        assert moments.factor is moments.factor and moments.factor.shape[1] == min(50, n - 1) == moments.rank
+        assert moments.trace == pytest.approx(moments.covariance.trace().item(), rel=1e-12)
+
+
+def scaled_sets(n, d=24, seed=31):
+    """A reference of known moments, features [n, d] of another law, and the distance of the laws."""
+    spread = 1 / torch.arange(1, d + 1, dtype=torch.float64).sqrt()
+    real = moments_of(torch.zeros(d, dtype=torch.float64), (spread**2).diag(), n=10**6)
+    noise = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    truth = 0.2**2 * (spread**2).sum() + d * 0.05**2
+    return real, 1.2 * noise * spread + 0.05, truth.item()
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_the_bias_of_every_number_of_images_is_taken_off(n):
+    errors = []
+    for seed in range(40):
+        real, fake, truth = scaled_sets(n, seed=seed)
+        both = frechet_distance_of_features(real, fake), fid_infinity(real, fake, seed=0).value.item()
+        errors.append([value - truth for value in both])
+    plain, extrapolated = torch.tensor(errors).mean(dim=0).tolist()
+    assert abs(extrapolated) < 0.3 * plain
+
+
+def test_the_intercept_is_that_of_a_line_through_the_distances():
+    real, fake, _ = scaled_sets(600)
+    order = np.random.default_rng(5).permutation(600)
+    sizes = [round(60 + 540 * step / 14) for step in range(15)]
+    distances = [frechet_distance_of_features(real, fake[order[:n]]) for n in sizes]
+    want = np.polyfit([1 / n for n in sizes], distances, 1)[1]
+    got = fid_infinity(real, fake, seed=5)
+    assert got.value.item() == pytest.approx(want, rel=1e-9)
+    assert got.n == 600 and got.stderr.isnan() and got.value.dtype == torch.float64
+    assert fid_infinity(real, fake, seed=6).value.item() != pytest.approx(want, rel=1e-9)
+
+
+def test_too_few_images_are_not_extrapolated():
+    real, fake, _ = scaled_sets(IMAGES_A_FEATURE * 24)
+    fid_infinity(real, fake, seed=0)
+    with pytest.raises(UserError, match=f"needs {IMAGES_A_FEATURE} images for each of 24 features, 96 in all, got 95"):
+        fid_infinity(real, fake[1:], seed=0)
+    fake[7] = torch.inf
+    with pytest.raises(UserError, match="FID extrapolated: 1 of 96 images give NaN"):
+        fid_infinity(real, fake, seed=0)
+
+
+def test_noise_and_dropped_modes_cost_more_and_more():
+    centres = normal(8, 16, seed=32, scale=3.0)
+    real, fake = (centres.repeat(30, 1) + normal(240, 16, seed=seed) for seed in (33, 34))
+    reference = FeatureMoments.from_features(real)
+    noisy = [fake + scale * torch.randn(240, 16, dtype=torch.float64) for scale in (0, 0.5, 1, 2)]
+    dropped = [fake[torch.arange(240) % 8 < modes] for modes in (8, 4, 2, 1)]
+    for damaged in (noisy, dropped):
+        distances = [frechet_distance_of_features(reference, x) for x in damaged]
+        assert distances == sorted(distances) and distances[0] < distances[-1]
 
 
 def test_constant_features_leave_the_distance_of_the_means():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
 from t2ibench.errors import UserError
-from t2ibench.eval.harness import choose_prompts, evaluate, reference_moments
+from t2ibench.eval.harness import Drawn, Evaluated, evaluate
 from t2ibench.eval.joint_judge import (
     JointJudge,
     JointNetwork,
@@ -21,7 +22,9 @@ from t2ibench.eval.joint_judge import (
     scenes_judge,
     trim,
 )
-from t2ibench.eval.judges import Look, Training
+from t2ibench.eval.judges import Comparison, Judge, Look, Reader, Training
+from t2ibench.eval.prompts import choose_prompts
+from t2ibench.eval.reference import reference
 from t2ibench.reports.records import Score
 
 
@@ -32,6 +35,15 @@ def judge(world: Store) -> JointJudge:
 
 def scores(evaluated: Sequence[Score]) -> dict[str, float]:
     return {score.metric: score.value for score in evaluated}
+
+
+def score(images: torch.Tensor, captions: Sequence[str], real: Store, judges: Sequence[Judge | Reader],
+          image_ids: Sequence[str] | None = None, **more: Any) -> Evaluated:
+    ids = image_ids or [str(number) for number in range(len(images))]
+    references = [[caption, "another"] for caption in captions]
+    drawn = Drawn(images=images, captions=captions, image_ids=ids, references=references,
+                  untrained=more.pop("untrained", None))
+    return evaluate(drawn, judges, lambda judge: reference(judge, real), **more)
 
 
 def test_prompts_are_the_same_for_every_model_and_cover_the_split(held_out: Store) -> None:
@@ -53,11 +65,11 @@ def test_more_prompts_than_images_repeat_none(held_out: Store) -> None:
 def test_real_images_score_well_and_damage_shows(judge: JointJudge, held_out: Store) -> None:
     other = prepare(Scenes(sizes={"val": 300}), "val", 32)
     batch = other.batch(np.arange(300))
-    good = scores(evaluate(batch.images, batch.captions, held_out, [judge]).scores)
+    good = scores(score(batch.images, batch.captions, held_out, [judge]).scores)
     noise = torch.from_numpy(np.random.default_rng(0).normal(0, 40, batch.images.shape))
     noisy = (batch.images + noise).clamp(0, 255).to(torch.uint8)
-    bad = scores(evaluate(noisy, batch.captions, held_out, [judge]).scores)
-    shuffled = scores(evaluate(batch.images, batch.captions[1:] + batch.captions[:1], held_out, [judge]).scores)
+    bad = scores(score(noisy, batch.captions, held_out, [judge]).scores)
+    shuffled = scores(score(batch.images, batch.captions[1:] + batch.captions[:1], held_out, [judge]).scores)
     assert good["r_precision"] > 0.8 and good["clip_score"] > shuffled["clip_score"] + 20
     assert bad["fid"] > 3 * good["fid"] and bad["clip_score"] < good["clip_score"]
     assert shuffled["r_precision"] < 0.06
@@ -98,27 +110,18 @@ def test_every_judge_sees_every_image_once(held_out: Store) -> None:
     first, second = Counting(), Counting()
     second.id = "counting:2"
     batch = held_out.batch(range(300))
-    found = evaluate(batch.images, batch.captions, held_out, [first, second])
+    found = score(batch.images, batch.captions, held_out, [first, second])
     assert first.seen == second.seen == 600  # 300 drawn and 300 real
-    assert [score.metric for score in found.scores] == ["fid", "fid"]
-    assert found.scores[0].value == pytest.approx(0, abs=1e-6)
-    evaluate(batch.images, batch.captions, held_out, [first])
+    assert [one.judge for one in found.scores if one.metric == "fid"] == ["counting", "counting"]
+    assert scores(found.scores)["fid"] == pytest.approx(0, abs=1e-6)
+    score(batch.images, batch.captions, held_out, [first])
     assert first.seen == 900, "the real images' moments are kept"
-
-
-def test_kept_moments_are_of_this_judge_and_this_data(held_out: Store, world: Store) -> None:
-    counting = Counting()
-    counting.id = "counting:3"
-    a, b = (reference_moments(counting, data, lambda *_: None) for data in (held_out, world))
-    again = reference_moments(counting, held_out, lambda *_: None)
-    assert torch.equal(a.outer, again.outer) and not torch.equal(a.outer, b.outer)
-    assert counting.seen == 600
 
 
 def test_too_few_captions_for_r_precision_are_noted(judge: JointJudge, held_out: Store) -> None:
     batch = held_out.batch(range(60))
-    found = evaluate(batch.images, batch.captions, held_out, [judge])
-    assert "r_precision" not in scores(found.scores) and "different captions came and 100 are needed" in found.notes[1]
+    found = score(batch.images, batch.captions, held_out, [judge])
+    assert "r_precision" not in scores(found.scores) and any("different captions came and 100 are needed" in note for note in found.notes)
     assert found.notes[0].startswith("judge scenes: right on held-out real images in classes 9")
 
 
@@ -127,15 +130,79 @@ def test_two_captions_of_one_image_are_no_rivals(judge: JointJudge, held_out: St
     at = list(range(120)) * 2
     batch = held_out.batch(at)
     captions = [held_out.captions(index)[number // 120] for number, index in enumerate(at)]
-    found = evaluate(batch.images, captions, held_out, [judge], described=batch.ids)
-    [r_precision] = [score for score in found.scores if score.metric == "r_precision"]
-    alone = evaluate(batch.images[:120], captions[:120], held_out, [judge])
+    found = score(batch.images, captions, held_out, [judge], batch.ids)
+    [r_precision] = [one for one in found.scores if one.metric == "r_precision"]
+    alone = score(batch.images[:120], captions[:120], held_out, [judge])
     assert r_precision.n == 120 and r_precision.value == scores(alone.scores)["r_precision"]
+
+
+def test_controls_bracket_the_scores(judge: JointJudge, held_out: Store, world: Store) -> None:
+    """Drawn images that are real ones: as good as the floor, far from shuffled captions and an untrained network."""
+    other = prepare(Scenes(sizes={"val": 300}), "val", 32)
+    batch = other.batch(np.arange(300))
+    grey = torch.full_like(batch.images, 128)
+    found = score(batch.images, batch.captions, held_out, [judge], train=lambda judge: reference(judge, world),
+                  untrained=lambda: grey)
+    own, floor, shuffled, untrained = (scores(some) for some in (found.scores, *(
+        found.controls[name] for name in ("real", "shuffled", "untrained"))))
+    assert own["fid"] == pytest.approx(floor["fid"], rel=0.5) and untrained["fid"] > 20 * own["fid"]
+    assert own["kid"] < untrained["kid"] / 20 and own["coverage"] > 0.8 and untrained["coverage"] < 0.1
+    assert shuffled["r_precision"] < 0.06 and own["r_precision"] > 0.8 and floor["r_precision"] > 0.8
+    assert set(shuffled) == {"clip_score", "r_precision"}, "captions play no part in the others"
+    assert own["copied"] < 0.05 and len(found.nearest) == 300 and set(found.nearest) <= set(world.ids)
+
+
+def test_copies_of_training_images_are_seen(judge: JointJudge, held_out: Store, world: Store) -> None:
+    batch = world.batch(np.arange(300))
+    found = score(batch.images, batch.captions, held_out, [judge], train=lambda judge: reference(judge, world))
+    assert scores(found.scores)["copied"] > 0.95 and list(found.nearest) == batch.ids
+
+
+def test_values_of_single_images_average_to_the_scores(judge: JointJudge, held_out: Store) -> None:
+    batch = held_out.batch(np.arange(300))
+    found = score(batch.images, batch.captions, held_out, [judge])
+    assert set(found.values) == {"clip_score@scenes", "r_precision@scenes"}
+    for name, values in found.values.items():
+        assert np.nanmean(values) == pytest.approx(scores(found.scores)[name.split("@")[0]])
+
+
+class Lengths:
+    """A reader that finds long captions well drawn, and asks nothing of those without an `a`."""
+
+    name, id = "lengths", "lengths:1"
+    held_out = {"length": 9.0}
+
+    def read(self, images: torch.Tensor) -> int:
+        return len(images)
+
+    def compare(self, readings: int, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Comparison:
+        assert readings == len(captions)
+        assert all(own[0] == caption for own, caption in zip(references, captions, strict=True))
+        at = np.arange(len(captions))
+        values = np.array([len(caption) if "a" in caption else np.nan for caption in captions]) + 10 * at
+        return Comparison({"length": values, "silent": np.full(len(captions), np.nan)}, {})
+
+
+def test_readers_score_what_they_are_asked(held_out: Store) -> None:
+    images = held_out.batch(range(4)).images
+    found = score(images, ["aa", "aaaa", "b", "aaa"], held_out, [Lengths()], image_ids=["0", "0", "1", "2"])
+    [one] = found.scores
+    assert (one.name, one.value, one.n, one.higher_is_better) == ("length@lengths", 49 / 3, 3, True)
+    [shuffled], [real] = found.controls["shuffled"], found.controls["real"]
+    assert shuffled.value == pytest.approx((13 + 22 + 34) / 3), "each with the caption two on"
+    assert real.value == 9.0 and one.stderr is not None and list(found.values) == ["length@lengths"]
+
+
+def test_without_real_images_only_what_needs_none_is_scored(judge: JointJudge, held_out: Store) -> None:
+    batch = held_out.batch(np.arange(120))
+    drawn = Drawn(images=batch.images, captions=batch.captions, image_ids=batch.ids,
+                  references=[[caption] for caption in batch.captions])
+    assert set(scores(evaluate(drawn, [judge]).scores)) == {"is", "clip_score", "r_precision"}
 
 
 def test_images_and_captions_must_pair_up(judge: JointJudge, held_out: Store) -> None:
     with pytest.raises(UserError, match="2 images and 1 captions"):
-        evaluate(held_out.batch([0, 1]).images, ["one"], held_out, [judge])
+        score(held_out.batch([0, 1]).images, ["one"], held_out, [judge])
 
 
 def test_the_shipped_judge_reports_its_accuracy(judge: JointJudge, held_out: Store) -> None:

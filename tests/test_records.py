@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ibench.errors import UserError
-from t2ibench.reports.records import GalleryItem, LogRow, Record, Score, StageCost, load, read_log, save
+from t2ibench.reports.records import GalleryItem, LogRow, Probe, Record, Score, StageCost, load, read_log, save
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 count = st.integers(0, 2**53)
@@ -28,12 +28,17 @@ scores = st.builds(Score, metric=word, judge=word, value=finite, stderr=st.none(
 galleries = st.builds(GalleryItem, caption=text, caption_id=text, seed=count, file=text)
 stages = st.builds(StageCost, stage=text, images=count, steps=count, seconds=finite)
 
+named_scores = st.lists(scores, max_size=4, unique_by=lambda score: score.name).map(tuple)
+probes = st.builds(Probe, category=text, value=st.none() | finite, stderr=st.none() | finite, n=count,
+                   real=st.none() | finite, about=text)
+
 
 @st.composite
 def some_records(draw: st.DrawFn) -> Record:
     return Record(
         spec=draw(specs), passed=draw(settings_dict), stages=tuple(draw(st.lists(stages, max_size=3))),
-        scores=tuple(draw(st.lists(scores, max_size=4, unique_by=lambda score: score.name))),
+        scores=draw(named_scores), controls=draw(st.dictionaries(word, named_scores, max_size=2)),
+        probes=tuple(draw(st.lists(probes, max_size=2))), cost=draw(st.dictionaries(word, finite, max_size=2)),
         parameters=draw(st.dictionaries(word, count, max_size=3)), sample_images_per_second=draw(finite),
         gallery=tuple(draw(st.lists(galleries, max_size=3))), environment=draw(settings_dict),
         notes=tuple(draw(st.lists(text, max_size=2))),
@@ -50,11 +55,13 @@ def test_a_saved_record_is_loaded_equal(record: Record) -> None:
 
 def document() -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "spec": {"model": "m", "preset": "p", "config": {}, "dataset": "d", "image_size": 32,
                  "data": {}, "seed": 0, "budget": 1, "evaluation": {}},
         "passed": {}, "parameters": {}, "sample_images_per_second": 1.0, "environment": {}, "gallery": [],
-        "notes": [],
+        "notes": [], "cost": {"latency_p50_ms": 1},
+        "controls": {"real": {"fid@scenes": {"value": 1, "stderr": None, "n": 5, "higher_is_better": False}}},
+        "probes": [{"category": "c", "value": None, "stderr": None, "n": 0, "real": None, "about": "why"}],
         "stages": [{"stage": "gan", "images": 1, "steps": 1, "seconds": 1}],
         "scores": {"fid@scenes": {"value": 3, "stderr": None, "n": 5, "higher_is_better": False}},
     }
@@ -84,7 +91,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "value"), [
-    ("schema", 2), ("schema", ...), ("spec", ...), ("spec.seed", ...), ("spec.evaluation", [1]),
+    ("schema", 1), ("schema", ...), ("probes.0.value", "much"), ("controls.real", []),
+    ("controls.real.fid", {}), ("cost", {"latency": "long"}),
+    ("spec", ...), ("spec.seed", ...), ("spec.evaluation", [1]),
     ("spec.config", {"learning_rate": float("inf")}), ("spec.dataset", "half \ud800 a character"),
     ("stages", ...), ("stages.0.images", "many"), ("stages.0.colour", 1),
     ("scores", []), ("scores.fid", {}), ("scores.fid@scenes.value", ...), ("scores.fid@scenes.value", "3.0"),
@@ -100,7 +109,7 @@ def test_what_is_not_a_record_is_refused_by_file(tmp_path: Path, path: str, valu
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"schema": 1}', "\xff\xfe"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"schema": 2}', "\xff\xfe"])
 def test_malformed_json_is_refused_by_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "record.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"record\.json"):
@@ -109,7 +118,7 @@ def test_malformed_json_is_refused_by_file(tmp_path: Path, content: str) -> None
 
 def test_another_schema_says_both_versions(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps(changed("schema", 7)))
-    with pytest.raises(UserError, match="schema 7, this version reads 1"):
+    with pytest.raises(UserError, match="schema 7, this version reads 2"):
         load(tmp_path)
 
 

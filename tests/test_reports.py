@@ -200,6 +200,50 @@ def test_few_seeds_claim_no_significance(tmp_path: Path, seeds: int, claims_none
     assert any("No significance" in note for note in wording.notes(table)) is claims_none
 
 
+def replicated(folder: Path, seeds: dict[str, int], far: float = 100.0) -> list[Path]:
+    """Leave runs of some models with so many seeds; each model's FID is `far` above that of the one before."""
+    noise = random.Random(0)
+    return [leave(folder / f"{model}-{seed}", [fid(far * place + noise.random())], model=model, seed=seed)
+            for place, (model, count) in enumerate(seeds.items()) for seed in range(count)]
+
+
+def test_methods_that_can_be_told_apart_have_no_letter_in_common(tmp_path: Path) -> None:
+    folders = replicated(tmp_path, {"c": 5, "b": 5, "a": 5, "few": 3})
+    folders += [leave(tmp_path / f"d{seed}", [fid(100 + 0.3 * seed)], model="d", seed=seed) for seed in range(5)]
+    written = report(folders, tmp_path / "out")
+    letters = {"c/tiny": "a", "b/tiny": "b", "d/tiny": "b", "a/tiny": "c", "few/tiny": None}
+    (table,) = read(folders)
+    assert {row.method: row.cells["fid@scenes"].groups for row in table.rows} == letters
+    (found,) = json.loads(written.json.read_text(encoding="utf-8"))["tables"]
+    assert {row["method"]: row["scores"]["fid@scenes"]["groups"] for row in found["rows"]} == letters
+    lines = csv_rows(written.csv.read_text(encoding="utf-8"))
+    assert {row["method"]: row["fid@scenes groups"] or None for row in lines} == letters
+    page = Parsed(written.page.read_text(encoding="utf-8"))
+    assert [text for tag, text in page.text if tag == "sup"] == ["c", "b", "a", "b"]
+    shown = written.markdown.read_text(encoding="utf-8")
+    assert [re.findall(r" \[(\w+)\] ", line) for line in shown.splitlines() if line.startswith("| d/")] == [["b"]]
+    said = wording.notes(table)
+    assert sum(note.startswith("Letters: rows with one in common cannot be told apart") for note in said) == 1
+    assert "Scores without a letter have too few seeds: nothing is claimed of them." in said
+    assert not any("No significance" in note for note in said)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [
+    ({"a": 4, "b": 4}, None), ({"a": 3, "b": 9}, "No significance is claimed: some rows have fewer than 4 seeds"),
+    ({"a": 4, "b": 4, "c": 4}, "exact tests of 3 rows in all pairs cannot reach p = 0.05 (Holm) with these seeds, "
+                               "however far the rows are apart; 5 seeds each can."),
+])  # fmt: skip
+def test_letters_are_shown_where_the_seeds_suffice_and_else_how_many_would(
+    tmp_path: Path, seeds: dict[str, int], said: str | None
+) -> None:
+    (table,) = read(replicated(tmp_path, seeds))
+    letters = [cell.groups for row in table.rows for cell in row.cells.values()]
+    assert letters == (["a", "b"] if said is None else [None] * len(seeds))
+    claims = [note for note in wording.notes(table) if "significance" in note or "Letters" in note]
+    assert len(claims) == 1
+    assert said is None or said in claims[0]
+
+
 def test_records_that_disagree_on_what_is_better_are_refused(tmp_path: Path) -> None:
     other = Score(metric="fid", judge="scenes", value=1, stderr=None, n=500, higher_is_better=True)
     with pytest.raises(UserError, match=r"/b: says of fid@scenes"):
@@ -336,7 +380,8 @@ def test_the_numbers_of_the_page_are_those_of_the_csv_and_the_json(page: Parsed,
     assert row["scores"]["fid@scenes"]["values"] == [10 / 3, 1e-3]
     assert row["scores"]["r_precision@scenes"] == {
         "mean": 55.0, "sd": pytest.approx(math.sqrt(50)), "stderr": None, "values": [50.0, 60.0],
-        "higher_is_better": True}
+        "interval": pytest.approx([55 - 12.706205 * 5, 55 + 12.706205 * 5]),
+        "higher_is_better": True, "groups": None}
 
 
 def test_every_row_leads_to_its_runs_and_their_commands(page: Parsed, runs: list[Path]) -> None:

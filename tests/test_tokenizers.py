@@ -317,7 +317,7 @@ def test_a_learned_vocabulary_is_there_when_a_finished_run_draws(tmp_path: Path)
     """A model file of the user's, trained and opened again by the names it has on the command line."""
     from PIL import Image
 
-    from t2ibench.suite.run import Request, load_model, open_run, reopen_run, train_run
+    from t2ibench.suite.trained import Request, load_model, open_run, reopen_run, train_run
 
     pictures = tmp_path / "pictures"
     pictures.mkdir()

@@ -1,0 +1,273 @@
+"""Scoring, after the training: draw the protocol's captions, have judges look, write the record; or score a folder."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..baselines.interface import TextToImage
+from ..dalle.image_tokenizer import DrawsByCodes
+from ..datasets.captioned import Source
+from ..datasets.image_files import ImageFiles
+from ..datasets.imagefolder import captioned_by, open_source
+from ..datasets.images import first_side
+from ..datasets.store import Store
+from ..errors import UserError
+from ..eval.harness import Drawn, Evaluated, Known, evaluate
+from ..eval.judges import Judge, Reader, Training, refuse_own_choice
+from ..eval.prompts import Prompt, choose_prompts, repeated_prompts
+from ..eval.reconstruction import reconstruction_notes
+from ..eval.reference import Reference, load_reference, reference, save_reference
+from ..files import digest_of, digest_of_file, whole_file
+from ..reports import items
+from ..reports.records import SCHEMA, Record, load, save
+from .checkpoint import load_tokenizers
+from .cost import measure
+from .drawing import draw, save_gallery, save_nearest
+from .environment import describe_environment
+from .plugins import find_dataset, find_judge
+from .probing import probe
+from .spec import Evaluation
+from .trained import Run, load_model, locked, prepared, read_costs
+from .training import Watch, silent
+
+EMPTY: Mapping[str, Any] = {}
+BESIDE = (items.FILE, "nearest.png")
+"""What lies beside a record: what single images scored, and drawn images above the training images nearest to them."""
+EVALUATION_VERSION = 3
+"""Raised when the harness or a metric changes what it says of the same images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenEvaluation:
+    """An evaluation with what it needs at hand: the judges, and the real images they compare with."""
+
+    evaluation: Evaluation
+    judges: tuple[Judge | Reader, ...]
+    data: Store
+
+    def protocol(self) -> dict[str, Any]:
+        """Return everything that decides the scores of given weights, JSON-able."""
+        return {**dataclasses.asdict(self.evaluation), "judges": list(self.evaluation.judges),
+                "judge_ids": [judge.id for judge in self.judges], "version": EVALUATION_VERSION}  # fmt: skip
+
+
+def open_evaluation(opened: Run, evaluation: Evaluation, watch: Watch = silent) -> OpenEvaluation:
+    """Open the judges and the split that an evaluation names; raise UserError when one is not to be had."""
+    data = opened.store(evaluation.split, watch)
+    if len(data) < 2:
+        raise UserError(
+            f"{data.name}: its split {data.split!r} has 1 image, 2 or more are needed to compare with; choose another "
+            "--split, or put more images into the folder of this one"
+        )
+    judges = open_judges(evaluation.judges, taught_by(opened.source, opened.spec.image_size, watch), watch)
+    return OpenEvaluation(evaluation=evaluation, judges=judges, data=data)
+
+
+def open_judges(names: Sequence[str], training: Training, watch: Watch) -> tuple[Judge | Reader, ...]:
+    """Open judges and readers by name; one that learns does so by `training`."""
+    openers = [(name, find_judge(name)) for name in names]
+    return tuple(
+        opener(dataclasses.replace(training, progress=partial(watch, f"train the judge {name}")))
+        for name, opener in openers
+    )
+
+
+def taught_by(source: Source, image_size: int, watch: Watch) -> Training:
+    """Return what a judge learns from: the source's train split; its accuracy is taken on val."""
+
+    def held_out() -> Store | None:
+        return prepared(source, "val", image_size, watch) if "val" in source.splits else None
+
+    return Training(train=partial(prepared, source, "train", image_size, watch), held_out=held_out)
+
+
+def _untaught() -> NoReturn:
+    raise UserError("--judges: names one that is taught on a data set; give that by --data")
+
+
+def known(data: Store, watch: Watch, at_most: int | None = None) -> Known:
+    """Return what gives the real images of `data`, or some of them, as a judge sees them."""
+    return lambda judge: reference(judge, data, watch, at_most)
+
+
+def score_run(
+    opened: Run, panel: OpenEvaluation, watch: Watch = silent, settings: Mapping[str, Any] = EMPTY
+) -> Record:
+    """Draw the protocol's captions, have the judges look, and write the record; keep each for the next call.
+
+    `settings` are fields of the config's `sampling` to draw with instead of the run's.
+    """
+    spec = opened.spec.to_json()
+    split = panel.evaluation.split
+    spec |= {"data": opened.spec.data | {split: panel.data.digest}, "evaluation": panel.protocol()}
+    if settings:
+        spec["evaluation"] = spec["evaluation"] | {"drawn_with": dict(settings)}
+    with locked(opened.folder):
+        kept = opened.folder / "scores" / digest_of([SCHEMA, spec])[:12]
+        if not (kept / "record.json").exists():
+            save(kept, _score(opened, panel, spec, kept, watch, settings))
+        record = load(kept)
+        if not _is_current(opened.folder, record):
+            for name in BESIDE:
+                with whole_file(opened.folder / name) as temporary:
+                    shutil.copy(kept / name, temporary)
+            save(opened.folder, record)
+        return record
+
+
+def _is_current(folder: Path, record: Record) -> bool:
+    """Return whether the record in a folder is this one; one of another version is none."""
+    try:
+        return load(folder) == record
+    except UserError:
+        return False
+
+
+def _score(
+    opened: Run, panel: OpenEvaluation, spec: dict[str, Any], kept: Path, watch: Watch, settings: Mapping[str, Any]
+) -> Record:
+    model = load_model(opened, settings)
+    weights = digest_of_file(opened.folder / "weights.safetensors")
+    prompts = choose_prompts(panel.data, panel.evaluation.images, panel.evaluation.seed)
+    draw_with = partial(draw, folder=opened.folder / "samples", watch=watch, settings=settings)
+    drawn = draw_with(model, weights, prompts)
+    again = draw_with(model, weights, repeated_prompts(prompts))
+    train = opened.store("train", watch)
+    evaluated = evaluate(
+        _drawn(panel.data, prompts, drawn.images, again.images,
+               lambda: torch.from_numpy(draw_with(_untrained(opened), "untrained", prompts).images)),
+        panel.judges, known(panel.data, watch), known(train, watch, panel.evaluation.train_images), watch,
+    )  # fmt: skip
+    items.save_items(kept / items.FILE, items.Items(
+        caption_ids=tuple(prompt.caption_id for prompt in prompts), values=evaluated.values,
+        image_ids=tuple(prompt.image_id for prompt in prompts),
+    ))  # fmt: skip
+    save_nearest(kept / "nearest.png", drawn.images, evaluated.nearest, train)
+    notes = [*evaluated.notes, *(f"drawn with {name}={value}" for name, value in settings.items())]
+    if isinstance(model, DrawsByCodes):
+        looking = [judge for judge in panel.judges if not isinstance(judge, Reader)]
+        notes += reconstruction_notes(model.image_tokenizer(), panel.data, looking)
+    return Record(
+        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, controls=dict(evaluated.controls),
+        notes=tuple(notes), stages=read_costs(opened.folder), parameters=parameters_of(model),
+        environment=describe_environment(), sample_images_per_second=drawn.images_per_second,
+        cost=measure(model, prompts),
+        probes=probe(opened, model, panel.judges, watch) if panel.evaluation.probes else (),
+        gallery=save_gallery(opened.folder, kept / "gallery", drawn.images, prompts),
+    )  # fmt: skip
+
+
+def _drawn(
+    data: Store, prompts: Sequence[Prompt], images: NDArray[np.uint8], again: NDArray[np.uint8],
+    untrained: Callable[[], torch.Tensor],
+) -> Drawn:  # fmt: skip
+    places = {name: at for at, name in enumerate(data.ids)}
+    return Drawn(
+        images=torch.from_numpy(images), captions=[prompt.caption for prompt in prompts],
+        image_ids=[prompt.image_id for prompt in prompts], repeated=torch.from_numpy(again), untrained=untrained,
+        references=[data.captions(places[prompt.image_id]) for prompt in prompts],
+    )  # fmt: skip
+
+
+def _untrained(opened: Run) -> TextToImage:
+    """Return the run's model as it was before its training, but for the words it knows."""
+    model = opened.new_model()
+    load_tokenizers(opened.folder / "tokenizers.json", model)
+    return model
+
+
+def parameters_of(model: TextToImage) -> dict[str, int]:
+    """Return the number of parameters of each network."""
+    networks = model.networks().items()
+    return {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a folder of images is compared with: a data set, a file of real images as a judge saw them, or nothing."""
+
+    data: str | None = None
+    root: Path | None = None
+    """Of the data set, where its source lies in the user's files."""
+    reference: Path | None = None
+    """As `data reference` writes it."""
+    captions: Path | None = None
+    """Captions of the images, where the folder holds none: a line each, or rows as in `metadata.jsonl`."""
+
+
+def score_images(
+    folder: Path, compared: Compared, *, image_size: int | None, evaluation: Evaluation, watch: Watch = silent
+) -> Evaluated:
+    """Score a folder of captioned images, drawn by any system.
+
+    The images are those of all the folder's splits, each with its first caption, at `image_size`, by default the
+    shorter side of the first. They are compared with the evaluation's split of a data set, or its only one. Raises
+    UserError for images that were chosen by one of the judges.
+    """
+    files = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
+    given = None if compared.reference is None else load_reference(compared.reference)
+    size = image_size or (given.about["image_size"] if given else first_side(folder))
+    drawn = _from_files(folder, files, size)
+    training, names = Training(train=_untaught, held_out=_untaught), evaluation.judges
+    real: Known | None = None
+    train: Known | None = None
+    if given is not None and compared.reference is not None:
+        names, real = (given.about["judge"],), partial(_same_judge, given, compared.reference)
+    elif compared.data is not None:
+        source: Source = find_dataset(compared.data)(compared.root)
+        split = evaluation.split if len(source.splits) > 1 else source.splits[0]
+        training = taught_by(source, size, watch)
+        real = known(prepared(source, split, size, watch), watch)
+        if "train" in source.splits and split != "train":
+            train = known(prepared(source, "train", size, watch), watch, evaluation.train_images)
+    judges = open_judges(names, training, watch)
+    refuse_own_choice(judges, ranked_by(folder), str(folder))
+    return evaluate(drawn, judges, real, train, watch)
+
+
+def _from_files(folder: Path, files: ImageFiles, size: int) -> Drawn:
+    chunks = [chunk for split in files.splits for chunk in files.chunks(split, size)]
+    images = torch.from_numpy(np.concatenate([chunk.images for chunk in chunks]))
+    captions = [own for chunk in chunks for own in chunk.captions]
+    if missing := sum(not own for own in captions):
+        raise UserError(f"{folder}: {missing} of {len(images)} images have no caption to be scored against")
+    firsts = [own[0] for own in captions]
+    # Nothing says which real image a foreign system's caption is of: equal texts are taken for one.
+    return Drawn(images=images, captions=firsts, image_ids=firsts, references=captions)
+
+
+def _same_judge(given: Reference, path: Path, judge: Judge) -> Reference:
+    if judge.id != given.about["judge_id"]:
+        raise UserError(f"{path}: seen by {given.about['judge_id']}, but judge {judge.name!r} is {judge.id} here")
+    return given
+
+
+def save_references(
+    data: str, root: Path | None, image_size: int, evaluation: Evaluation, out: Path, watch: Watch = silent
+) -> list[Path]:
+    """Write the real images of the evaluation's split as each judge sees them, as `.npz` files; return these."""
+    source: Source = find_dataset(data)(root)
+    real = prepared(source, evaluation.split, image_size, watch)
+    judges = open_judges(evaluation.judges, taught_by(source, image_size, watch), watch)
+    files = []
+    for judge in judges:
+        if not isinstance(judge, Reader):
+            files.append(out / f"{source.name}-{real.split}-{image_size}-{judge.name}.npz")
+            save_reference(files[-1], reference(judge, real, watch))
+    return files
+
+
+def ranked_by(folder: Path) -> set[str]:
+    """Return the fingerprints of the networks that chose the images in a folder, as `sample --best-of` notes them."""
+    file = folder / "metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return {row["ranked_by"] for row in rows if isinstance(row.get("ranked_by"), str)}
