@@ -48,6 +48,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; the f
 Split = Annotated[str, typer.Option("--split", help="Split whose captions are drawn.")]
 Samples = Annotated[int, typer.Option("--samples", help="Images to draw for the scores.", min=2)]
 Judges = Annotated[str | None, typer.Option("--judges", help="Names with commas; by default the data set's judge.")]
+Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Ask the capability probes too.")]
 Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.", min=16, max=1024)]
 Sizes = Annotated[str, typer.Option("--size", help="Side in pixels, or sides from one decode: 64,128,256.")]
 Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
@@ -241,7 +242,7 @@ def score(
     size: Annotated[int | None, typer.Option("--size", help="With --images: side; theirs by default.", min=16)] = None,
     judges: Judges = None, split: Split = "test",
     samples: Annotated[int | None, typer.Option("--samples", help="With RUN: images to draw.", min=2)] = None,
-    settings: DrawSettings = None, device: Device = None, as_json: Json = False,
+    probes: Probes = True, settings: DrawSettings = None, device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a run, or any folder of captioned images against a data set."""
     from .suite.scoring import Compared, open_evaluation, score_images, score_run
@@ -262,7 +263,7 @@ def score(
     with _bars() as watch:
         if run is not None:
             opened = reopen_run(run, watch)
-            evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges)
+            evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges, probes)
             changes = parse_overrides(settings or [])
             record = score_run(opened, open_evaluation(opened, evaluation, watch), watch, changes)
             _show_scores(record, opened.folder, as_json)
@@ -279,8 +280,8 @@ def score(
 def run(
     model: Model, data: Data = "scenes", preset: Preset = "tiny", root: Root = None, seed: Seed = 0,
     budget: Budget = "200k", settings: Settings = None, judges: Judges = None, split: Split = "test",
-    samples: Samples = SAMPLES, precision: Precision = None, device: Device = None, runs: Runs = Path("runs"),
-    checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
+    samples: Samples = SAMPLES, probes: Probes = True, precision: Precision = None, device: Device = None,
+    runs: Runs = Path("runs"), checkpoint_seconds: Checkpoint = 60.0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train, draw and score, end to end; the same command again resumes, or has nothing to do."""
     from .suite import run as running
@@ -288,7 +289,7 @@ def run(
     _use(device)
     request = _request(model, data, preset, root, seed, budget, settings, precision, runs, checkpoint_seconds)
     with _bars() as watch:
-        finished = running.run(request, _evaluation(data, split, samples, judges), watch)
+        finished = running.run(request, _evaluation(data, split, samples, judges, probes), watch)
     _show_scores(finished.record, finished.folder, as_json)
 
 
@@ -446,12 +447,12 @@ def _request(
                    checkpoint_seconds=checkpoint_seconds)  # fmt: skip
 
 
-def _evaluation(data: str, split: str, samples: int, judges: str | None) -> "Evaluation":
+def _evaluation(data: str, split: str, samples: int, judges: str | None, probes: bool = True) -> "Evaluation":
     from .suite.spec import Evaluation
 
     default = Evaluation.of(data)
     names = tuple(name.strip() for name in judges.split(",")) if judges else default.judges
-    return dataclasses.replace(default, split=split, images=samples, judges=names)
+    return dataclasses.replace(default, split=split, images=samples, judges=names, probes=probes)
 
 
 def _sizes(text: str) -> list[int]:

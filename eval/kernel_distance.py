@@ -1,6 +1,6 @@
 """Distances between two sets of images by a kernel: KID and CMMD, over all pairs, with their standard errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,45 +11,76 @@ from .metric import Estimate, checked_rows
 
 IMAGES = 4
 """Images that a side needs, for the variance among pairs to be known."""
-ROWS_A_BLOCK = 512
+TILE = 512
+"""Rows and columns of the inner products at hand at one time: few enough for a processor's cache."""
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
-"""Takes inner products to values of the kernel."""
+"""Takes inner products to values of the kernel, in their place."""
 
 
-def kernel_distance(real: torch.Tensor, fake: torch.Tensor) -> Estimate:
+class Within(NamedTuple):
+    """Sums of a kernel over the pairs of one set, those of an image with itself left out."""
+
+    sums: torch.Tensor
+    """float64 [N], of each image with the others."""
+    squares: float
+    """Of all pairs' squares."""
+
+
+def kid_within(features: torch.Tensor) -> Within:
+    """Return what `kernel_distance` needs of the pairs within one set of features [N, D]."""
+    rows = checked_rows(features, None, "KID").cpu()
+    return _within(rows, _cubic(rows.shape[1]))
+
+
+def cmmd_within(embeddings: torch.Tensor) -> Within:
+    """Return what `cmmd` needs of the pairs within one set of embeddings [N, E]."""
+    return _within(normalize(checked_rows(embeddings, None, "CMMD").cpu(), dim=1), _gaussian)
+
+
+def kernel_distance(real: torch.Tensor, fake: torch.Tensor, within_real: Within | None = None) -> Estimate:
     """Return KID, the unbiased squared MMD with k(x, y) = (x.y / D + 1)^3, of features [M, D] and [N, D].
 
     It is over all pairs. The mean over random subsets of the literature estimates the same with more variance, and
     its +- is the spread of one subset, which shrinks with no number of them. A value below 0 is as it should be where
-    both laws are equal. The standard error is over both sets, see `_variance`.
+    both laws are equal. The standard error is over both sets, see `_variance`. `kid_within` of the real images may be
+    given where it is known.
 
     Raises UserError on fewer than 4 images, features that differ in number, NaN or infinity.
     Bińkowski et al. 2018, arXiv 1801.01401.
     """
     real, fake = _checked(real, fake, "KID")
-    width = real.shape[1]
-    sums = _sums(real, fake, lambda products: (products / width + 1) ** 3)
+    sums = _sums(real, fake, _cubic(real.shape[1]), within_real)
     (m, n), (within_real, within_fake, across) = sums.sizes, sums.totals
     value = within_real / (m * (m - 1)) + within_fake / (n * (n - 1)) - 2 * across / (m * n)
     return Estimate(value=value, stderr=_variance(sums).sqrt(), n=torch.tensor(n))
 
 
-def cmmd(real_embeddings: torch.Tensor, fake_embeddings: torch.Tensor) -> Estimate:
+def cmmd(
+    real_embeddings: torch.Tensor, fake_embeddings: torch.Tensor, within_real: Within | None = None
+) -> Estimate:
     """Return CMMD, 1000 times the squared MMD with k(x, y) = exp(-|x - y|^2 / 200), of CLIP's embeddings.
 
     [M, E] and [N, E] are brought to unit length. As in the authors' code an image is paired with itself too, so the
     value is at least 0 and above the truth by some 1000 (1 - k) (1 / M + 1 / N) of the mean k: compare equal numbers.
-    The standard error knows nothing of that.
+    The standard error knows nothing of that. `cmmd_within` of the real images may be given where it is known.
 
     Raises UserError as `kernel_distance`. Jayasumana et al. 2024, arXiv 2401.09603.
     """
     real, fake = _checked(real_embeddings, fake_embeddings, "CMMD")
-    # Less 1, the kernel's value where both are equal: the pairs of an image with itself add 0, and no digit is lost.
-    sums = _sums(normalize(real, dim=1), normalize(fake, dim=1), lambda cosines: torch.expm1((cosines - 1) / 100))
+    sums = _sums(normalize(real, dim=1), normalize(fake, dim=1), _gaussian, within_real)
     (m, n), (within_real, within_fake, across) = sums.sizes, sums.totals
     value = within_real / m**2 + within_fake / n**2 - 2 * across / (m * n)
     return Estimate(value=1000 * value.clamp(min=0), stderr=1000 * _variance(sums).sqrt(), n=torch.tensor(n))
+
+
+def _cubic(width: int) -> Kernel:
+    return lambda products: products.div_(width).add_(1).pow_(3)
+
+
+def _gaussian(cosines: torch.Tensor) -> torch.Tensor:
+    # Less 1, the kernel's value where both are equal: the pairs of an image with itself add 0, and no digit is lost.
+    return cosines.sub_(1).div_(100).expm1_()
 
 
 def _checked(real: torch.Tensor, fake: torch.Tensor, what: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,28 +114,40 @@ class _Sums(NamedTuple):
         return self.real.sum(), self.fake.sum(), self.real_across.sum()
 
 
-def _sums(real: torch.Tensor, fake: torch.Tensor, kernel: Kernel) -> _Sums:
-    of_real, real_squares = _sums_within(real, kernel)
-    of_fake, fake_squares = _sums_within(fake, kernel)
-    real_across, fake_across, squares = torch.zeros_like(of_real), torch.zeros_like(of_fake), 0.0
-    for start in range(0, len(real), ROWS_A_BLOCK):
-        values = kernel(real[start : start + ROWS_A_BLOCK] @ fake.T)
-        real_across[start : start + len(values)] = values.sum(dim=1)
-        fake_across += values.sum(dim=0)
-        squares += float(values.square().sum())
-    return _Sums(of_real, of_fake, real_across, fake_across, (real_squares, fake_squares, squares))
+def _sums(real: torch.Tensor, fake: torch.Tensor, kernel: Kernel, within_real: Within | None) -> _Sums:
+    of_real, of_fake = within_real or _within(real, kernel), _within(fake, kernel)
+    real_across, fake_across, squares = real.new_zeros(len(real)), fake.new_zeros(len(fake)), 0.0
+    for some in _slices(0, len(real)):
+        for others in _slices(0, len(fake)):
+            values = kernel(real[some] @ fake[others].T)
+            real_across[some] += values.sum(dim=1)
+            fake_across[others] += values.sum(dim=0)
+            squares += _square_sum(values)
+    return _Sums(of_real.sums, of_fake.sums, real_across, fake_across, (of_real.squares, of_fake.squares, squares))
 
 
-def _sums_within(rows: torch.Tensor, kernel: Kernel) -> tuple[torch.Tensor, float]:
-    """Return the sum of each row's kernel with the others, [N], and of the squares; each pair is computed once."""
+def _within(rows: torch.Tensor, kernel: Kernel) -> Within:
+    """Return the sums over pairs of rows [N, D]; each pair is computed once."""
     sums, squares = rows.new_zeros(len(rows)), 0.0
-    for start in range(0, len(rows), ROWS_A_BLOCK):
-        block = rows[start : start + ROWS_A_BLOCK]
-        square, beside = kernel(block @ block.T).fill_diagonal_(0), kernel(block @ rows[start + len(block) :].T)
-        sums[start : start + len(block)] += square.sum(dim=1) + beside.sum(dim=1)
-        sums[start + len(block) :] += beside.sum(dim=0)
-        squares += float(square.square().sum() + 2 * beside.square().sum())
-    return sums, squares
+    for some in _slices(0, len(rows)):
+        values = kernel(rows[some] @ rows[some].T).fill_diagonal_(0)
+        sums[some] += values.sum(dim=1)
+        squares += _square_sum(values)
+        for others in _slices(some.stop, len(rows)):
+            values = kernel(rows[some] @ rows[others].T)
+            sums[some] += values.sum(dim=1)
+            sums[others] += values.sum(dim=0)
+            squares += 2 * _square_sum(values)
+    return Within(sums, squares)
+
+
+def _slices(start: int, stop: int) -> Iterator[slice]:
+    for first in range(start, stop, TILE):
+        yield slice(first, min(first + TILE, stop))
+
+
+def _square_sum(values: torch.Tensor) -> float:
+    return float(torch.dot(values.view(-1), values.view(-1)))
 
 
 def _variance(sums: _Sums) -> torch.Tensor:
@@ -132,7 +175,7 @@ def _variance(sums: _Sums) -> torch.Tensor:
 def _pair_variance(rows: torch.Tensor, squares: float) -> torch.Tensor:
     """Return the variance of the kernel of two images of a set beyond what each adds by itself.
 
-    Takes the sums of `_sums_within`. The U-centred matrix of Székely & Rizzo 2014 makes it unbiased.
+    Takes the sums of `_within`. The U-centred matrix of Székely & Rizzo 2014 makes it unbiased.
     """
     n = len(rows)
     residue = squares - 2 * rows.square().sum() / (n - 2) + rows.sum() ** 2 / ((n - 1) * (n - 2))

@@ -11,7 +11,7 @@ from .alignment import RPrecision, pair_scores
 from .diversity import Diversity
 from .frechet import IMAGES_A_FEATURE, fid_infinity, frechet_distance_of_features
 from .inception_score import InceptionScore
-from .kernel_distance import cmmd, kernel_distance
+from .kernel_distance import IMAGES, cmmd, kernel_distance
 from .metric import Estimate
 from .neighbours import HELD_OUT, NEIGHBOURS, Neighbourhoods, neighbourhoods
 from .prompts import REPEATED, first_captions
@@ -28,7 +28,7 @@ def left_out(seen: Seen, real: Reference | None) -> dict[str, str]:
     """Return the metrics that so few images and different captions cannot be scored by, and why."""
     least = {"is": 2 * SPLITS}
     if real is not None:
-        least |= {"fid_infinity": IMAGES_A_FEATURE * seen.look.features.shape[1]}
+        least |= {"fid_infinity": IMAGES_A_FEATURE * seen.look.features.shape[1], "kid": IMAGES}
         least |= dict.fromkeys(Neighbourhoods._fields, NEIGHBOURS + 1)
     notes = {name: f"{len(seen)} images came and {needed} are needed" for name, needed in least.items()
              if len(seen) < needed}  # fmt: skip
@@ -61,11 +61,12 @@ def _distances(seen: Seen, real: Reference, missing: Mapping[str, str]) -> Itera
     yield "fid", Estimate(value=distance, stderr=torch.tensor(torch.nan), n=torch.tensor(len(seen)))
     if "fid_infinity" not in missing:
         yield "fid_infinity", fid_infinity(real.moments, features, seed=0)
-    yield "kid", kernel_distance(others, features)
+    if "kid" not in missing:
+        yield "kid", kernel_distance(others, features, real.kid_within)
     if "precision" not in missing:
-        yield from neighbourhoods(others, features)._asdict().items()
+        yield from neighbourhoods(others, features, real_edges=real.ball_edges)._asdict().items()
     if seen.look.embeddings is not None and real.seen.look.embeddings is not None:
-        yield "cmmd", cmmd(real.seen.look.embeddings, seen.look.embeddings)
+        yield "cmmd", cmmd(real.seen.look.embeddings, seen.look.embeddings, real.cmmd_within)
 
 
 def alignment(seen: Seen) -> dict[str, NDArray[np.float64]]:

@@ -18,6 +18,8 @@ from ..errors import UserError
 from ..files import cache_folder, canonical_json, digest_of, whole_file
 from .frechet import FeatureMoments
 from .judges import Judge, Look
+from .kernel_distance import Within, cmmd_within, kid_within
+from .neighbours import ball_edges
 
 BATCH = 256
 KEPT = 10_000
@@ -105,6 +107,22 @@ class Reference:
     """Of all images looked at."""
     seen: Seen
     """At most `KEPT` of them, each with its first caption, in an order that the digest decides."""
+
+    @functools.cached_property
+    def kid_within(self) -> Within:
+        """What KID needs of the pairs of real features."""
+        return kid_within(self.seen.look.features)
+
+    @functools.cached_property
+    def cmmd_within(self) -> Within:
+        """What CMMD needs of the pairs of real embeddings; only for a judge that has them."""
+        assert self.seen.look.embeddings is not None
+        return cmmd_within(self.seen.look.embeddings)
+
+    @functools.cached_property
+    def ball_edges(self) -> torch.Tensor:
+        """The squared radii of the balls around real features, float64 [N]; of more than `NEIGHBOURS` images only."""
+        return ball_edges(self.seen.look.features)
 
 
 def reference(

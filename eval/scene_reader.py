@@ -1,6 +1,7 @@
 """Whether images of `scenes` show what their captions state, by category, as `scene_objects` reads them."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import permutations
 
 import numpy as np
@@ -145,12 +146,21 @@ def _ordered(seen: Seen, wrong: Mapping[str, NDArray[np.bool_]], order: NDArray[
 
 
 class SceneReader:
-    """What reads scenes for the harness."""
+    """What reads scenes for the harness; opened as a judge is."""
 
     name, id = "reader", f"scene-reader-{VERSION}"
 
-    def __init__(self, held_out: Mapping[str, float]) -> None:
-        self.held_out = held_out
+    def __init__(self, training: Training) -> None:
+        self._training = training
+
+    @cached_property
+    def held_out(self) -> Mapping[str, float]:
+        """`reading_accuracy` on `HELD_OUT` real images, empty where there are none; kept."""
+        real = self._training.held_out()
+        if real is None:
+            return {}
+        accuracy: dict[str, float] = kept([self.id, real.digest, HELD_OUT], lambda: reading_accuracy(real, HELD_OUT))
+        return accuracy
 
     def read(self, images: torch.Tensor) -> Seen:
         """Return what images uint8 [N, 3, S, S] show."""
@@ -159,10 +169,3 @@ class SceneReader:
     def compare(self, seen: Seen, captions: Sequence[str], references: Sequence[Sequence[str]]) -> Comparison:
         """Return `verdicts`, all NaN for captions that are not of `scenes`."""
         return Comparison(_verdicts(seen, captions), {})
-
-
-def open_reader(training: Training) -> SceneReader:
-    """Return the reader, with its accuracy on `HELD_OUT` real images where there are some."""
-    real = training.held_out()
-    key = [SceneReader.id, real and real.digest, HELD_OUT]
-    return SceneReader({} if real is None else kept(key, lambda: reading_accuracy(real, HELD_OUT)))

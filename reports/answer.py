@@ -7,9 +7,10 @@ from .comparison import Comparison, Difference
 from .uncertainty import CLAIM_SEEDS
 from .wording import label
 
-ALIGNMENT = {"clip_score", "r_precision"}
+_READ = {"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"}
+ALIGNMENT = {"clip_score", "r_precision", "bleu_4", "cider"} | _READ
 """Metrics by which the better images are the nearer to their captions."""
-SHARES = {"r_precision", "precision", "recall", "coverage"}
+SHARES = {"r_precision", "precision", "recall", "coverage", "copied"} | _READ
 """Metrics from 0 to 1, said in per cent."""
 QUOTED = 3
 """Scores of which the paragraph says the numbers; the others' are in the lines below it."""

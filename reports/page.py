@@ -10,17 +10,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from .. import __version__
 from ..files import write_json, write_text
-from . import plots, tables, wording
+from . import plots, sheets, tables, wording
 from .records import GalleryItem, read_log
 from .tables import Run, Table
 
 MAX_CAPTIONS = 16
 """Rows of one gallery."""
 
+NEAREST = "nearest.png"
+"""The file in a run's folder with rows of drawn images, each above a row of the nearest training images."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_WIDTH = slice(16, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +85,27 @@ class Curves:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """One method's drawn images, each above the training image nearest to it."""
+
+    title: str
+    picture: Picture
+    width: int
+    """Pixels on screen."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """All that the page shows of one protocol."""
 
     table: Table
+    main: sheets.Sheet
+    more: sheets.Sheet
+    controls: sheets.Sheet
+    probes: sheets.Sheet
     curves: Curves
     gallery: Gallery
+    nearest: tuple[Nearest, ...]
 
 
 def report(folders: Sequence[Path], out: Path) -> Report:
@@ -96,7 +116,7 @@ def report(folders: Sequence[Path], out: Path) -> Report:
     found = tables.tables(tables.load_runs(folders))
     written = Report(page=out / "index.html", markdown=out / "table.md", csv=out / "table.csv",
                      json=out / "report.json")
-    write_text(written.markdown, wording.markdown(found))
+    write_text(written.markdown, sheets.markdown(found))
     write_text(written.csv, tables.csv(found))
     write_json(written.json, tables.document(found))
     write_text(written.page, render(found))
@@ -107,13 +127,21 @@ def render(found: Sequence[Table]) -> str:
     """Return the page about `found`: one HTML document that fetches nothing."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"headings": wording.headings, "entries": wording.entries, "notes": wording.notes,
-                            "protocol_line": wording.protocol_line, "command": command}
+    environment.globals |= {"protocol_line": wording.protocol_line, "command": command}
+    environment.filters["in_lines"] = _in_lines
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    sections = [Section(table=table, curves=_curves(table), gallery=_gallery(table)) for table in found]
+    sections = [Section(table=table, main=sheets.main(table), more=sheets.more(table), controls=sheets.controls(table),
+                        probes=sheets.probes(table), curves=_curves(table), gallery=_gallery(table),
+                        nearest=_nearest(table)) for table in found]  # fmt: skip
     return environment.get_template("page.html.jinja").render(
         sections=sections, runs=sum(len(table.runs) for table in found), version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+def _in_lines(heading: str) -> Markup:
+    """Return a heading that may break before the judge's name, but within no score's."""
+    metric, at, judge = heading.partition("@")
+    return Markup("<span>{}</span><wbr><span>@{}</span>").format(metric, judge) if at else escape(heading)
 
 
 def command(run: Run) -> str:
@@ -181,16 +209,36 @@ def _picture(run: Run, caption: str, caption_id: str, seed: int, notes: list[str
     item = next((item for item in run.record.gallery if _key(item) == (caption_id, seed, caption)), None)
     if item is None:
         return None
-    path = (run.folder / item.file).resolve()
+    content = _png(run, item.file, notes)
+    return None if content is None else Picture(
+        uri=_uri("image/png", content), alt=f"{caption}, drawn by {run.record.label}, training seed {run.seed}")
+
+
+def _png(run: Run, file: str, notes: list[str]) -> bytes | None:
+    """Return a PNG in the run's folder, or None with a note where there is none."""
+    path = (run.folder / file).resolve()
     if not path.is_relative_to(run.folder.resolve()) or not path.is_file():
-        notes.append(f"No image: {run.name}/{item.file}.")
+        notes.append(f"No image: {run.name}/{file}.")
         return None
     content = path.read_bytes()
     if not content.startswith(_PNG):
-        notes.append(f"Not a PNG: {run.name}/{item.file}.")
+        notes.append(f"Not a PNG: {run.name}/{file}.")
         return None
-    return Picture(uri=_uri("image/png", content),
-                   alt=f"{caption}, drawn by {run.record.label}, training seed {run.seed}")
+    return content
+
+
+def _nearest(table: Table) -> tuple[Nearest, ...]:
+    """Return what the first run of each method left of it; methods that left nothing are left out."""
+    size = max(int(table.protocol["image_size"]), 1)
+    found = []
+    for row in table.rows:
+        content = _png(row.runs[0], NEAREST, [])
+        if content is not None:
+            title = f"{row.method} · budget {wording.budget(row)} · seed {row.runs[0].seed}"
+            width = int.from_bytes(content[_PNG_WIDTH], "big")
+            found.append(Nearest(title=title, width=width * max(1, round(64 / size)), picture=Picture(
+                uri=_uri("image/png", content), alt=f"Drawn images above the nearest training images: {title}")))
+    return tuple(found)
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .tables import Asked, Cell, Row, Table
+from .tables import Asked, Cell, Row, Table, column_order
 from .wording import NONE, budget, decimals_of, figures, label, notes, number, protocol_line, short, spread
 
 HEADLINES = frozenset({"fid", "kid", "is", "clip_score", "r_precision", "diversity", "all"})
@@ -11,12 +11,12 @@ HEADLINES = frozenset({"fid", "kid", "is", "clip_score", "r_precision", "diversi
 
 _COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "generator_parameters": ("Generator parameters", short),
-    "parameters": ("All parameters", short),
-    "training_images": ("Training images", "{:,.0f}".format),
     "training_minutes": ("Training minutes", "{:.1f}".format),
     "sample_images_per_second": ("Images/s sampling", figures),
 }
 _MORE_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "parameters": ("All parameters", short),
+    "training_images": ("Training images", "{:,.0f}".format),
     "training_images_per_second": ("Images/s training", figures),
     "latency_p50_ms": ("Latency p50, ms", figures),
     "latency_p95_ms": ("Latency p95, ms", figures),
@@ -80,15 +80,21 @@ class Sheet:
     """What is no method and never sorted among them; stands after the lines."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Return whether there is nothing to show."""
+        return not (self.lines and self.headings)
+
 
 def main(table: Table) -> Sheet:
     """Return the scores that a reader looks for first, with the costs; a line a row of the table, in their order."""
     columns = [key for key in table.columns if _is_headline(key)]
     lines = []
     for row in table.rows:
-        facts = row.facts
-        counts = (Entry(text=budget(row), value=facts["budget"]), Entry(text=str(len(row.runs)), value=len(row.runs)))
-        lines.append(Line(name=row.method, entries=(*counts, *_scores(table, row.cells, columns), *_costs(row, _COSTS))))
+        counts = (Entry(text=budget(row), value=row.facts["budget"]),
+                  Entry(text=str(len(row.runs)), value=len(row.runs)))  # fmt: skip
+        scores = _scores(table, row.cells, columns)
+        lines.append(Line(name=row.method, entries=(*counts, *scores, *_costs(row, _COSTS))))
     return Sheet(title="Results", corner="Method", lines=tuple(lines), notes=tuple(notes(table)),
                  headings=(Heading(text="Budget"), Heading(text="Seeds"), *_headings(table, columns),
                            *(Heading(text=text) for text, _ in _COSTS.values())),
@@ -107,14 +113,13 @@ def more(table: Table) -> Sheet:
 
 
 def controls(table: Table) -> Sheet:
-    """Return what the same scores make of real images, untrained networks and images with others' captions."""
+    """Return what the headline scores make of real images, untrained networks and images with others' captions."""
     lines = [(f"{name}, {text}", row.controls[control]) for name, row in _named(table)
              for control, text in _CONTROLS.items() if control in row.controls]  # fmt: skip
     lines = [(REAL, table.real)] * bool(table.real) + lines
-    columns = list(dict.fromkeys(key for _, cells in lines for key in cells))
-    columns.sort(key=table.order)
+    columns = sorted({key for _, cells in lines for key in cells if _is_headline(key)}, key=column_order)
     said = ("Untrained: the same network before training. Captions shuffled: each drawn image with the caption of "
-            "another. A score that means something tells both from the trained network.")  # fmt: skip
+            "another. A score that means anything tells both from the trained network.")  # fmt: skip
     return Sheet(title="Controls", corner="Images", headings=tuple(_headings(table, columns)), notes=(said,),
                  lines=tuple(Line(name=name, entries=tuple(_scores(table, cells, columns))) for name, cells in lines))
 
@@ -146,7 +151,7 @@ def _share(asked: Asked | None, with_reason: bool) -> Entry:
     if asked is None:
         return Entry(text=NONE)
     if asked.cell is None:
-        return Entry(text="n/a", spread=asked.about if with_reason else "")
+        return Entry(text="n/a:", spread=asked.about) if with_reason else Entry(text="n/a")
     scaled = Cell(values=tuple(None if value is None else 100 * value for value in asked.cell.values),
                   stderr=None if asked.cell.stderr is None else 100 * asked.cell.stderr, higher_is_better=True)
     return _entry(scaled, 1)
@@ -197,11 +202,6 @@ def _real(table: Table, columns: Sequence[str], before: int, after: int) -> tupl
     return (Line(name=REAL, entries=(*[empty] * before, *_scores(table, table.real, columns), *[empty] * after)),)
 
 
-def folded(table: Table) -> tuple[Sheet, ...]:
-    """Return the sheets after the first that have anything to show."""
-    return tuple(sheet for sheet in (more(table), controls(table), probes(table)) if sheet.lines and sheet.headings)
-
-
 def markdown(found: Sequence[Table]) -> str:
     """Return the tables as Markdown, each under its title and protocol."""
     return "\n".join(_markdown(table) for table in found)
@@ -210,7 +210,7 @@ def markdown(found: Sequence[Table]) -> str:
 def _markdown(table: Table) -> str:
     lines = [f"## {_escaped(table.title)}", "", _escaped(protocol_line(table)), "", *_sheet(main(table))]
     for sheet in (more(table), controls(table), probes(table)):
-        if sheet.lines and sheet.headings:
+        if not sheet.empty:
             lines += [f"### {sheet.title}", "", *_sheet(sheet)]
     return "\n".join(lines)
 

@@ -167,7 +167,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _asked(probes: Sequence[Probe | None]) -> Asked:
     there = [probe for probe in probes if probe is not None]
     answered = [probe for probe in there if probe.value is not None]
-    first = (answered or there)[0]
+    first = there[0]
     cell = Cell(values=tuple(None if probe is None else probe.value for probe in probes), higher_is_better=True,
                 stderr=first.stderr if len(answered) == 1 else None)  # fmt: skip
     return Asked(cell=cell if answered else None, real=first.real, n=first.n, about=first.about)

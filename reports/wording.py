@@ -77,8 +77,8 @@ def protocol_line(table: Table) -> str:
         f"{known:,} training images beside them" if isinstance(known, int) else "",
         f"judged by {_listed(judges)}{f' ({_listed(ids)})' if ids else ''}" if judges else "",
         "no probes" if probes is False else "",
-        f"evaluation seed {seed}" if seed is not None else "",
-        f"evaluation version {version}" if version is not None else "",
+        "evaluation " + ", ".join(f"{name} {value}" for name, value in (("version", version), ("seed", seed))
+                                  if value is not None),  # fmt: skip
         *(f"{name} {typed(value)}" for name, value in sorted(evaluation.items())),
         *(f"{name} data {typed(digest)[:12]}" for name, digest in sorted(table.protocol["data"].items())),
     ]

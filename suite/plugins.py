@@ -102,7 +102,7 @@ DATASETS: Mapping[str, Entry] = {
 JUDGES: Mapping[str, Entry] = {
     "scenes": Entry(target="eval.joint_judge:scenes_judge", about="classifier and CLIP trained on scenes; shipped"),
     "in-domain": Entry(target="eval.joint_judge:in_domain_judge", about="the same, trained on the data's train split"),
-    "reader": Entry(target="eval.scene_reader:open_reader", about="reads what scenes show, exactly; needs no weights"),
+    "reader": Entry(target="eval.scene_reader:SceneReader", about="reads what scenes show, exactly; needs no weights"),
     "captioner": Entry(
         target="eval.captioner:open_captioner", about="says what images show; trained on the data's train split"
     ),

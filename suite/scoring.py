@@ -31,6 +31,7 @@ from ..reports import items
 from ..reports.records import SCHEMA, Record, load, save
 from .checkpoint import load_tokenizers
 from .cost import measure
+from .describe import describe
 from .drawing import draw, save_gallery, save_nearest
 from .environment import describe_environment
 from .plugins import find_dataset, find_judge
@@ -160,7 +161,7 @@ def _score(
         spec=spec, passed=dict(opened.passed), scores=evaluated.scores, controls=dict(evaluated.controls),
         notes=tuple(notes), stages=read_costs(opened.folder), parameters=parameters_of(model),
         environment=describe_environment(), sample_images_per_second=drawn.images_per_second,
-        cost=measure(model, prompts),
+        cost=cost_of(opened, model, prompts),
         probes=probe(opened, model, panel.judges, watch) if panel.evaluation.probes else (),
         gallery=save_gallery(opened.folder, kept / "gallery", drawn.images, prompts),
     )  # fmt: skip
@@ -183,6 +184,12 @@ def _untrained(opened: Run) -> TextToImage:
     model = opened.new_model()
     load_tokenizers(opened.folder / "tokenizers.json", model)
     return model
+
+
+def cost_of(opened: Run, model: TextToImage, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return what drawing takes, measured here, and the FLOPs of an image where they can be counted."""
+    flops = describe(opened.passed["model"], opened.spec.preset, dict(opened.passed["settings"])).flops_per_image
+    return measure(model, prompts) | ({} if flops is None else {"flops_per_image": float(flops)})
 
 
 def parameters_of(model: TextToImage) -> dict[str, int]:
@@ -217,7 +224,7 @@ def score_images(
     given = None if compared.reference is None else load_reference(compared.reference)
     size = image_size or (given.about["image_size"] if given else first_side(folder))
     drawn = _from_files(folder, files, size)
-    training, names = Training(train=_untaught, held_out=_untaught), evaluation.judges
+    training, names = Training(train=_untaught, held_out=lambda: None), evaluation.judges
     real: Known | None = None
     train: Known | None = None
     if given is not None and compared.reference is not None:

@@ -39,7 +39,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def first_run(call: Call, runs: Path) -> dict[str, Any]:
-    code, out, _ = call("run", "text-dcgan", "--budget", "640", "--samples", "200", "--runs", runs, "--json", *TINY)
+    code, out, _ = call("run", "text-dcgan", "--budget", "640", "--samples", "200", "--judges", "scenes", "--no-probes",
+                         "--runs", runs, "--json", *TINY)  # fmt: skip
     assert code == 0
     found: dict[str, Any] = json.loads(out)
     return found
@@ -47,7 +48,7 @@ def first_run(call: Call, runs: Path) -> dict[str, Any]:
 
 def test_a_sweep_says_that_runs_collapsed(call: Call, tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(
-        'models = ["text-dcgan"]\nseeds = [0, 1]\nbudget = 0\n[evaluation]\nimages = 40\n'
+        'models = ["text-dcgan"]\nseeds = [0, 1]\nbudget = 0\n[evaluation]\nimages = 40\nprobes = false\n'
         "[set]\ngenerator_width = 8\ndiscriminator_width = 8\n"
     )
     code, out, err = call("sweep", "run", tmp_path / "sweep.toml", "--runs", tmp_path / "runs")
@@ -64,14 +65,18 @@ def test_a_sweep_says_that_runs_collapsed(call: Call, tmp_path: Path) -> None:
 def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     found = first_run(call, tmp_path / "runs")
     folder = Path(found["run"])
-    assert set(found["scores"]) == {"fid@scenes", "is@scenes", "clip_score@scenes", "r_precision@scenes",
-                                    "diversity@scenes"}  # fmt: skip
+    assert set(found["scores"]) == {f"{name}@scenes" for name in (
+        "fid", "kid", "is", "precision", "recall", "density", "coverage", "cmmd", "clip_score", "r_precision",
+        "diversity", "copied")}  # fmt: skip
+    assert set(found["controls"]) == {"real", "shuffled", "untrained"}
+    fid = "fid@scenes"
+    assert found["controls"]["real"][fid]["value"] < found["scores"][fid]["value"] / 5
     assert found["scores"]["fid@scenes"]["higher_is_better"] is False and found["scores"]["fid@scenes"]["n"] == 200
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert first_run(call, tmp_path / "runs") == found, "the same command again has nothing to do"
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
-    code, out, _ = call("score", folder, "--samples", "200", "--json")
+    code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
     assert (code, json.loads(out)) == (0, found)
 
     code, out, _ = call("sample", folder, "a red circle", "a blue star", "--n", "3", "--out", tmp_path / "s", "--json")
@@ -131,7 +136,7 @@ MISTAKES = [
     (["train", "text-dcgan", "--set", "batch_size=1"], "expected 2 pairs or more"),
     (["run", "text-dcgan", "--split", "tset"], "scenes has no split 'tset'"),
     (["describe", ":x"], "expected module:attribute"),
-    (["score", "nowhere", "--data", "scenes"], "they go with --images"),
+    (["score", "nowhere", "--data", "scenes"], "and --size go with --images"),
     (["score", "--images", "nowhere"], "give --data NAME"),
     (["train", "text-dcgan", "--precision", "float8"], "unknown precision 'float8'"),
     (["score"], "give either the folder of a run, or --images"),
@@ -163,9 +168,10 @@ def test_mistakes_are_one_line_and_exit_2(
 def test_a_record_of_another_version_is_said(call: Call, tmp_path: Path) -> None:
     folder = Path(first_run(call, tmp_path)["run"])
     write_json(folder / "record.json", read_json(folder / "record.json") | {"schema": 99})
-    for verb in (["report", folder], ["score", folder, "--samples", "200"]):
-        code, _, err = call(*verb)
-        assert code == 2 and "record.json: written with record schema 99" in err
+    code, _, err = call("report", folder)
+    assert code == 2 and "record.json: written with record schema 99" in err and "`t2ibench score` writes it anew" in err
+    code, _, err = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes")
+    assert code == 0 and read_json(folder / "record.json")["schema"] == 2, err
     write_json(folder / "run.json", {"spec": {}})
     code, _, err = call("sample", folder, "a star")
     assert code == 2 and "run.json: not written by this version" in err

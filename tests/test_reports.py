@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from t2ibench.errors import UserError
-from t2ibench.reports import plots, tables, wording
+from t2ibench.eval.scene_reader import CATEGORIES
+from t2ibench.reports import plots, sheets, tables, wording
 from t2ibench.reports.page import MAX_CAPTIONS, Report, command, report
-from t2ibench.reports.records import GalleryItem, LogRow, Record, Score, StageCost, load, save
+from t2ibench.reports.records import GalleryItem, LogRow, Probe, Record, Score, StageCost, load, save
+from t2ibench.suite import plugins
 
 SPEC: dict[str, Any] = {
     "model": "toy", "preset": "tiny", "config": {"width": 8}, "dataset": "scenes", "image_size": 32,
@@ -40,8 +42,20 @@ def precision(value: float, stderr: float | None = 0.25) -> Score:
                  higher_is_better=True)
 
 
+def score(name: str, value: float, stderr: float | None = None, n: int = 500) -> Score:
+    metric, judge = name.split("@")
+    return Score(metric=metric, judge=judge, value=value, stderr=stderr, n=n, higher_is_better=metric != "fid")
+
+
+def probe(category: str, value: float | None, about: str = "asked") -> Probe:
+    stderr, n, real = (None, 0, None) if value is None else (0.05, 40, 0.95)
+    return Probe(category=category, value=value, stderr=stderr, n=n, real=real, about=about)
+
+
 def leave(folder: Path, scores: Sequence[Score] = (), captions: Sequence[str] = (), steps: int = 3,
-          passed: dict[str, Any] | None = None, notes: Sequence[str] = (), **spec: Any) -> Path:
+          passed: dict[str, Any] | None = None, notes: Sequence[str] = (), probes: Sequence[Probe] = (),
+          controls: dict[str, Sequence[Score]] | None = None, cost: dict[str, float] | None = None,
+          **spec: Any) -> Path:
     """Leave a finished run in `folder`: its record, a log of `steps` lines, and a noise image a caption."""
     folder.mkdir(parents=True)
     noise = np.random.default_rng(abs(hash(folder.name)))
@@ -58,7 +72,8 @@ def leave(folder: Path, scores: Sequence[Score] = (), captions: Sequence[str] = 
         stages=(StageCost(stage="text", images=200, steps=2, seconds=30.0),
                 StageCost(stage="gan", images=800, steps=8, seconds=90.0)),
         parameters={"generator": 1_500_000, "discriminator": 500_000}, sample_images_per_second=100.0,
-        environment={"torch": "2.13.0"}, notes=tuple(notes)))
+        environment={"torch": "2.13.0"}, notes=tuple(notes), probes=tuple(probes), cost=cost or {},
+        controls={name: tuple(found) for name, found in (controls or {}).items()}))
     return folder
 
 
@@ -84,7 +99,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "input", "br"):
+        if tag not in ("meta", "link", "img", "input", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -112,9 +127,12 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path: Path) -> None:
     assert cell.sd == pytest.approx(math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2), rel=1e-15)
     assert row.facts == {
         "budget": 1000, "seeds": 3, "generator_parameters": 1_500_000, "parameters": 2_000_000,
-        "training_images": 1000, "training_minutes": 2.0, "sample_images_per_second": 100.0}
-    line = "| toy/tiny | 1k | 3 | 3.000 ± 2.646 | 1.5M | 2M | 1,000 | 2.0 | 100 |"
-    assert line in wording.markdown([table]).splitlines()
+        "training_images": 1000, "training_minutes": 2.0, "sample_images_per_second": 100.0,
+        "training_images_per_second": 1000 / 120, "latency_p50_ms": None, "latency_p95_ms": None,
+        "peak_memory_mib": None, "joules_per_image": None}
+    shown = sheets.markdown([table]).splitlines()
+    assert "| toy/tiny | 1k | 3 | 3.000 ± 2.646 | 1.5M | 2.0 | 100 |" in shown
+    assert "| toy/tiny | 2M | 1,000 | 8.3 |" in shown
 
 
 @pytest.mark.parametrize(("parameters", "expected"), [
@@ -129,7 +147,7 @@ def test_all_generators_are_counted(tmp_path: Path, parameters: dict[str, int], 
 
 def test_one_seed_shows_its_own_standard_error_marked_as_such(tmp_path: Path) -> None:
     (table,) = read([leave(tmp_path / "r", [precision(12.5), fid(3)])])
-    texts = [entry.text for entry in wording.entries(table, table.rows[0])]
+    texts = [entry.whole for entry in sheets.main(table).lines[0].entries]
     assert texts[2:4] == ["3.000", "12.50 ± 0.25†"]
     assert any(note.startswith("† One seed") for note in wording.notes(table))
     assert not any("standard deviation" in note for note in wording.notes(table))
@@ -150,9 +168,10 @@ def test_protocols_never_share_a_table(tmp_path: Path, changed: dict[str, Any]) 
 
 def test_sample_sizes_never_share_a_column(tmp_path: Path) -> None:
     (table,) = read([leave(tmp_path / "a", [fid(1, n=500)]), leave(tmp_path / "b", [fid(2, n=400)], seed=1)])
-    assert [h.text for h in wording.headings(table)][2:4] == ["FID@scenes (n=400)", "FID@scenes (n=500)"]
+    headings = [heading.text for heading in sheets.main(table).headings]
+    assert headings[2:4] == ["FID@scenes (n=400)", "FID@scenes (n=500)"]
     assert table.rows[0].cells["fid@scenes n=400"].values == (None, 2)
-    assert wording.entries(table, table.rows[0])[2].text == "2.000 (1 of 2 seeds)"
+    assert sheets.main(table).lines[0].entries[2].whole == "2.000 (1 of 2 seeds)"
 
 
 def test_namesakes_are_told_apart_by_the_settings_that_differ(tmp_path: Path) -> None:
@@ -220,7 +239,7 @@ def test_methods_that_can_be_told_apart_have_no_letter_in_common(tmp_path: Path)
     assert {row["method"]: row["fid@scenes groups"] or None for row in lines} == letters
     page = Parsed(written.page.read_text(encoding="utf-8"))
     assert [text for tag, text in page.text if tag == "sup"] == ["c", "b", "a", "b"]
-    shown = written.markdown.read_text(encoding="utf-8")
+    shown, _ = written.markdown.read_text(encoding="utf-8").split("### More")
     assert [re.findall(r" \[(\w+)\] ", line) for line in shown.splitlines() if line.startswith("| d/")] == [["b"]]
     said = wording.notes(table)
     assert sum(note.startswith("Letters: rows with one in common cannot be told apart") for note in said) == 1
@@ -259,7 +278,9 @@ def test_no_runs_is_a_plain_error() -> None:
     ("fid@scenes", "FID@scenes"), ("is@scenes", "IS@scenes"), ("clip_score@scenes", "CLIP score@scenes"),
     ("r_precision@scenes", "R-precision@scenes"), ("fid@inception", "FID"), ("is@inception", "IS"),
     ("clip_score@clip", "CLIP score"), ("fid@clip", "FID@clip"), ("r_precision@clip", "R-precision@clip"),
-    ("kid@scenes", "kid@scenes"), ("fid@inception n=10", "FID (n=10)"),
+    ("kid@inception", "KID@inception"), ("fid@inception n=10", "FID (n=10)"), ("fid_infinity@a", "FID∞@a"),
+    ("all@reader", "All right@reader"), ("colour@reader", "Colour@reader"), ("bleu_4@captioner", "BLEU-4@captioner"),
+    ("own@judge", "own@judge"),
 ])
 def test_plain_names_are_for_the_standard_judges_alone(key: str, label: str) -> None:
     assert wording.label(key) == label
@@ -275,9 +296,146 @@ def test_counts_are_short(count: float | None, text: str) -> None:
 
 def test_markdown_keeps_its_columns_whatever_the_names(tmp_path: Path) -> None:
     (table,) = read(leave(tmp_path / str(i), config={"x": x}) for i, x in enumerate(("1|2\n<b>", "3")))
-    rows = [line for line in wording.markdown([table]).splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
-    assert "toy/tiny (x=1\\|2 &lt;b>)" in rows[2]
+    first, second = sheets.markdown([table]).split("###")
+    for shown in (first, second):
+        rows = [line for line in shown.splitlines() if line.startswith("|")]
+        assert len(rows) == 4 and len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+        assert "toy/tiny (x=1\\|2 &lt;b>)" in rows[2]
+
+
+# --- what stands beside the scores
+
+
+def texts(line: sheets.Line) -> list[str]:
+    return [entry.whole for entry in line.entries]
+
+
+def test_every_metric_has_a_name_and_a_place() -> None:
+    assert set(plugins.METRICS) | set(CATEGORIES) | {"cider"} == set(tables.METRICS)
+    assert set(tables.METRICS) >= sheets.HEADLINES
+    places = [tables.column_order(f"{metric}@a") for metric in (*tables.METRICS, "a", "b")]
+    assert places == sorted(places)
+
+
+def test_a_reader_sees_the_headlines_first_and_the_other_scores_below(tmp_path: Path) -> None:
+    names = ["own@mine", "size@reader", "all@reader", "recall@scenes", "r_precision@scenes", "fid@scenes"]
+    costs = [{"latency_p50_ms": 30.0, "latency_p95_ms": 2000.0}, {"latency_p50_ms": 50.0}]
+    (table,) = read(leave(tmp_path / str(seed), [score(name, 0.5 + seed) for name in names], seed=seed, cost=cost)
+                    for seed, cost in enumerate(costs))  # fmt: skip
+    main, more = sheets.main(table), sheets.more(table)
+    assert [f"{heading.text} {heading.arrow}" for heading in main.headings][2:5] == [
+        "FID@scenes ↓", "R-precision@scenes ↑", "All right@reader ↑"]  # fmt: skip
+    assert [heading.text for heading in more.headings] == [
+        "Recall@scenes", "Size@reader", "own@mine", "All parameters", "Training images", "Images/s training",
+        "Latency p50, ms", "Latency p95, ms"]  # fmt: skip
+    assert texts(more.lines[0]) == ["1.000 ± 0.707"] * 3 + ["2M", "1,000", "8.3", "40.0", "2,000"]
+    assert [line.name for line in main.lines] == [line.name for line in more.lines] == ["toy/tiny"]
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> list[Path]:
+    """Two methods, the first with two seeds; their real images score the same."""
+    folders = []
+    for seed, (model, untrained) in enumerate((("a", 300.0), ("a", 500.0), ("b", 200.0))):
+        real = [fid(5.0), score("recall@scenes", 0.9), score("r_precision@scenes", 0.7, n=50)]
+        controls = {"real": real, "untrained": [fid(untrained)], "shuffled": [precision(0.01, 0.002)]}
+        scores = [fid(50.0 + seed), precision(0.5), score("recall@scenes", 0.25)]
+        folders.append(leave(tmp_path / f"{model}{seed}", scores, model=model, seed=seed, controls=controls))
+    return folders
+
+
+def test_real_images_stand_beside_the_methods_under_scores_of_as_many_images(controlled: list[Path]) -> None:
+    (table,) = read(controlled)
+    (real,) = sheets.main(table).beside
+    assert (real.name, texts(real)) == ("real images", ["", "", "5.00", "–", "", "", ""])
+    assert [texts(line)[0] for line in sheets.more(table).beside] == ["0.9000"]
+    (bare,) = read([leave(controlled[0].parent / "bare", [fid(1)])])
+    assert sheets.main(bare).beside == () and sheets.controls(bare).empty and sheets.probes(bare).empty
+
+
+def test_controls_are_means_over_seeds_and_rows_of_their_own(controlled: list[Path], tmp_path: Path) -> None:
+    written = report(controlled, tmp_path / "out")
+    (table,) = read(controlled)
+    shown = sheets.controls(table)
+    assert [heading.text for heading in shown.headings] == [
+        "FID@scenes", "R-precision@scenes", "R-precision@scenes (n=50)"]  # fmt: skip
+    assert {line.name: texts(line) for line in shown.lines} == {
+        "real images": ["5.00", "–", "0.7000"],
+        "a/tiny, untrained": ["400.00 ± 141.42", "–", "–"], "a/tiny, captions shuffled": ["–", "0.0100 ± 0.0000", "–"],
+        "b/tiny, untrained": ["200.00", "–", "–"], "b/tiny, captions shuffled": ["–", "0.0100 ± 0.0020†", "–"]}
+    (found,) = json.loads(written.json.read_text(encoding="utf-8"))["tables"]
+    assert found["rows"][0]["controls"] == {
+        "real": {"fid@scenes": 5.0, "recall@scenes": 0.9, "r_precision@scenes n=50": 0.7},
+        "untrained": {"fid@scenes": 400.0}, "shuffled": {"r_precision@scenes": 0.01}}  # fmt: skip
+    lines = written.markdown.read_text(encoding="utf-8").splitlines()
+    last = next(at for at, line in enumerate(lines) if line.startswith("| *real images* |"))
+    assert lines[last - 1].startswith("| b/tiny |") and lines[last].count("*5.00*") == 1 and lines[last + 1] == ""
+    page = Parsed(written.page.read_text(encoding="utf-8"))
+    # Twice beside the methods, in a body that no sorting moves, and once among the controls, which nothing sorts.
+    assert [text for tag, text in page.text if tag == "th"].count("real images") == 3
+    bodies = [attributes.get("class") for tag, attributes in page.tags if tag == "tbody"]
+    assert bodies[:6] == [None, None, "beside"] * 2 and "beside" not in bodies[6:]
+    assert not {"5.0", "400.0", "200.0"} & set(page.values("data-value"))
+
+
+def test_methods_of_several_budgets_are_told_apart_beside_the_first_table(tmp_path: Path) -> None:
+    folders = [leave(tmp_path / str(budget), [fid(1)], budget=budget, probes=[probe("binding", 0.5)],
+                     controls={"untrained": [fid(9)]}) for budget in (0, 5000)]  # fmt: skip
+    (table,) = read(folders)
+    names = ["toy/tiny, budget 0 (untrained)", "toy/tiny, budget 5k"]
+    assert [line.name for line in sheets.more(table).lines] == names
+    assert [line.name for line in sheets.controls(table).lines] == [f"{name}, untrained" for name in names]
+    assert [heading.text for heading in sheets.probes(table).headings][:2] == names
+
+
+def test_probes_say_per_cent_or_why_nothing_was_asked(tmp_path: Path) -> None:
+    nothing = probe("styles", None, "one style")
+    folders = [leave(tmp_path / f"a{seed}", seed=seed, model="a",
+                     probes=[probe("binding", value), probe("panels", None, "takes no images"), nothing])
+               for seed, value in enumerate((0.25, 0.75))]  # fmt: skip
+    folders.append(leave(tmp_path / "b", model="b", probes=[probe("panels", 0.1, "the lower panel"), nothing]))
+    written = report(folders, tmp_path / "out")
+    (table,) = read(folders)
+    shown = sheets.probes(table)
+    assert [heading.text for heading in shown.headings] == ["a/tiny", "b/tiny", "real images", "Prompts"]
+    assert [(line.name, line.about, *texts(line)) for line in shown.lines] == [
+        ("binding", "asked", "50.0 ± 35.4", "–", "95.0", "40"),
+        ("panels", "the lower panel", "n/a: takes no images", "10.0 ± 5.0†", "95.0", "40"),
+        ("styles", "n/a: one style", "n/a", "n/a", "–", "–")]  # fmt: skip
+    assert "| styles | n/a | n/a | – | – | n/a: one style |" in written.markdown.read_text(encoding="utf-8")
+    (found,) = json.loads(written.json.read_text(encoding="utf-8"))["tables"]
+    probes = found["rows"][0]["probes"]
+    assert probes["binding"] == {"mean": 0.5, "sd": pytest.approx(math.sqrt(0.125)), "stderr": None,
+                                 "values": [0.25, 0.75], "real": 0.95, "n": 40, "about": "asked"}
+    assert (probes["styles"]["mean"], probes["styles"]["values"], probes["styles"]["about"]) == (None, [], "one style")
+    page = Parsed(written.page.read_text(encoding="utf-8"))
+    assert ("small", "n/a: one style") in page.text and ("small", "takes no images") in page.text
+
+
+def test_the_nearest_training_images_of_each_methods_first_run_are_in_the_page(tmp_path: Path) -> None:
+    folders = [leave(tmp_path / f"{model}{seed}", model=model, seed=seed)
+               for model in ("a", "b", "c", "d") for seed in (0, 1)]  # fmt: skip
+    for at, folder in enumerate(folders[:4]):
+        Image.new("RGB", (10, 4), (at, 0, 0)).save(folder / "nearest.png")
+    (folders[4] / "nearest.png").write_text("<svg/>")
+    (folders[6] / "nearest.png").symlink_to(folders[0] / "nearest.png")
+    page = Parsed(report(folders, tmp_path / "out").page.read_text(encoding="utf-8"))
+    shown = [base64.b64decode(uri.split(",")[1]) for uri in page.values("src", "img") if "image/png" in uri]
+    assert shown == [(folders[0] / "nearest.png").read_bytes(), (folders[2] / "nearest.png").read_bytes()]
+    assert page.values("width", "img") == ["20", "20"], "twice the pixels, as images of 32 px are small"
+    assert ("summary", "Nearest training images") in page.text
+    none = Parsed(report(folders[5:6], tmp_path / "none").page.read_text(encoding="utf-8"))
+    assert ("summary", "Nearest training images") not in none.text
+
+
+def test_the_protocol_is_said_in_words_and_all_that_decides_scores_is_in_it(tmp_path: Path) -> None:
+    evaluation = {**SPEC["evaluation"], "judge_ids": ["joint:1"], "train_images": 10_000, "probes": True, "version": 3}
+    others = [{"probes": False}, {"train_images": 100}, {"version": 4}, {"drawn_with": {"guidance": 2}}]
+    lines = [wording.protocol_line(read([leave(tmp_path / str(at), evaluation={**evaluation, **other})])[0])
+             for at, other in enumerate([{}, *others])]  # fmt: skip
+    assert lines[0] == ("test split · 500 generated images · 10,000 training images beside them · judged by scenes "
+                        "(joint:1) · evaluation version 3, seed 0 · train data abababababab")  # fmt: skip
+    assert len(set(lines)) == 5 and "no probes" in lines[1] and "drawn_with {" in lines[4]
 
 
 # --- plots
@@ -364,7 +522,7 @@ def test_the_numbers_of_the_page_are_those_of_the_csv_and_the_json(page: Parsed,
     on_page = sorted(float(value) for value in page.values("data-value"))
     rows = csv_rows(written.csv.read_text(encoding="utf-8"))
     numbers = ["fid@scenes", "r_precision@scenes", "budget", "seeds", "generator_parameters", "parameters",
-               "training_images", "training_minutes", "sample_images_per_second"]
+               "training_images", "training_minutes", "sample_images_per_second", "training_images_per_second"]
     in_csv = sorted(float(row[name]) for row in rows for name in numbers if row[name])
     assert on_page == in_csv
     assert len(rows) == 4
