@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from .. import __version__
 from ..files import write_json, write_text
@@ -128,7 +127,6 @@ def render(found: Sequence[Table]) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"protocol_line": wording.protocol_line, "command": command}
-    environment.filters["in_lines"] = _in_lines
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     sections = [Section(table=table, main=sheets.main(table), more=sheets.more(table), controls=sheets.controls(table),
                         probes=sheets.probes(table), curves=_curves(table), gallery=_gallery(table),
@@ -136,12 +134,6 @@ def render(found: Sequence[Table]) -> str:
     return environment.get_template("page.html.jinja").render(
         sections=sections, runs=sum(len(table.runs) for table in found), version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-
-
-def _in_lines(heading: str) -> Markup:
-    """Return a heading that may break before the judge's name, but within no score's."""
-    metric, at, judge = heading.partition("@")
-    return Markup("<span>{}</span><wbr><span>@{}</span>").format(metric, judge) if at else escape(heading)
 
 
 def command(run: Run) -> str:
