@@ -36,7 +36,7 @@ from .drawing import draw, save_gallery, save_nearest
 from .environment import describe_environment
 from .plugins import find_dataset, find_judge
 from .probing import probe
-from .spec import Evaluation
+from .spec import Evaluation, resolve_config
 from .trained import Run, load_model, locked, prepared, read_costs
 from .training import Watch, silent
 
@@ -145,7 +145,7 @@ def _score(
     train = opened.store("train", watch)
     evaluated = evaluate(
         _drawn(panel.data, prompts, drawn.images, again.images,
-               lambda: torch.from_numpy(draw_with(_untrained(opened), "untrained", prompts).images)),
+               lambda: torch.from_numpy(draw_with(_untrained(opened, settings), "untrained", prompts).images)),
         panel.judges, known(panel.data, watch), known(train, watch, panel.evaluation.train_images), watch,
     )  # fmt: skip
     items.save_items(kept / items.FILE, items.Items(
@@ -179,10 +179,11 @@ def _drawn(
     )  # fmt: skip
 
 
-def _untrained(opened: Run) -> TextToImage:
-    """Return the run's model as it was before its training, but for the words it knows."""
+def _untrained(opened: Run, settings: Mapping[str, Any]) -> TextToImage:
+    """Return the run's model as it was before its training, but for the words it knows and how it is to draw."""
     model = opened.new_model()
     load_tokenizers(opened.folder / "tokenizers.json", model)
+    model.config = resolve_config(model.config, settings)
     return model
 
 

@@ -86,7 +86,8 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "s" / rows[5]["file_name"]).size == (32, 32)
 
     code, out, _ = call("report", "--runs", tmp_path / "runs", "--out", tmp_path / "report", "--json")
-    assert code == 0 and "FID@scenes" in Path(json.loads(out)["page"]).read_text()
+    assert code == 0 and "| FID@scenes ↓ |" in Path(json.loads(out)["markdown"]).read_text()
+    assert "@scenes" in Path(json.loads(out)["page"]).read_text()
 
 
 def test_a_folder_of_images_is_scored(call: Call, pictures: Path, tmp_path: Path) -> None:
