@@ -220,13 +220,13 @@ def test_the_shipped_judge_knows_held_out_combinations(judge: JointJudge) -> Non
 def test_an_in_domain_judge_learns_and_is_kept(
     world: Store, held_out: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2ibench.eval.joint_judge.IN_DOMAIN_IMAGES", 5120)
+    monkeypatch.setattr("t2ibench.eval.joint_judge.IN_DOMAIN_IMAGES", 3840)
     heard: list[int] = []
     training = Training(train=lambda: world, held_out=lambda: held_out, progress=lambda done, total: heard.append(done))
     first = in_domain_judge(training)
-    assert heard[-1] == 5120 and first.held_out["caption_of_100"] > 0.02
+    assert heard[-1] == 3840 and first.held_out["caption_of_100"] > 0.02
     again = in_domain_judge(training)
-    assert len(heard) == 40 and again.id == first.id and again.name == "in-domain"
+    assert len(heard) == 30 and again.id == first.id and again.name == "in-domain"
 
 
 def test_a_judge_of_data_without_labels(tmp_path: Path, held_out: Store) -> None:
