@@ -257,8 +257,8 @@ def score(
         raise UserError("score --images: --samples and --set go with a run")
     if images is not None and (data, reference, judges) == (None, None, None):
         raise UserError("score --images: give --data NAME or --reference FILE to compare with, or only --judges")
-    if data is not None and reference is not None:
-        raise UserError("score --images: --data and --reference are two things to compare with; keep one")
+    if reference is not None and judges is not None:
+        raise UserError("score --reference: its judge is the one that saw it; leave out --judges")
     _use(device)
     with _bars() as watch:
         if run is not None:

@@ -119,6 +119,7 @@ class Captioner:
             self.network = CaptionNetwork(vocabulary=self.tokenizer.vocabulary_size, side=notes["side"])
             load_taught(path, {"network": self.network})
             self.held_out: Mapping[str, float] = notes["held_out"]
+            self.tried_on: int = notes["tried_on"]
             self.id = f"captioner-r{RECIPE}:{digest_of_file(path)[:12]}:bicubic-antialias-{self.network.side}"
         except UNREADABLE as error:
             raise foreign(path, error) from error
@@ -185,11 +186,11 @@ def save_captioner(
     torch.manual_seed(0)
     network = CaptionNetwork(vocabulary=tokenizer.vocabulary_size, side=side_for(train))
     _fit(network, tokenizer, train, images, progress)
-    notes: dict[str, Any] = {"words": tokenizer.words, "side": network.side, "held_out": {}}
+    notes: dict[str, Any] = {"words": tokenizer.words, "side": network.side, "held_out": {}, "tried_on": 0}
     with whole_file(path) as temporary:
         save_taught(temporary, {"network": network}, notes)
         if held_out is not None:
-            notes["held_out"] = held_out_scores(Captioner(temporary), held_out)
+            notes |= {"held_out": held_out_scores(Captioner(temporary), held_out), "tried_on": len(held_out)}
         save_taught(temporary, {"network": network}, notes)
 
 

@@ -2,17 +2,14 @@
 
 import functools
 import itertools
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import dsygst
 
 from ..errors import UserError
-from ..files import whole_file
 from .metric import Estimate, ExactMetric, checked_rows
 
 SIZES = 15
@@ -178,32 +175,6 @@ def _sum_of_singular_values(square: torch.Tensor, rank: int, matrix: Callable[[]
     if lost > ROUNDING * roots.sum():
         roots = torch.linalg.svdvals(matrix())
     return float(roots.sum())
-
-
-def save_moments(path: Path, moments: FeatureMoments) -> None:
-    """Write moments as an .npz file that `load_moments` reads, whole or not at all."""
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, n=np.int64(moments.n), total=moments.total.numpy(), outer=moments.outer.numpy())
-
-
-def load_moments(path: Path) -> FeatureMoments:
-    """Return the moments in an .npz file; raise UserError when it is missing, malformed or not finite."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            n, total, outer = arrays["n"], arrays["total"], arrays["outer"]
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no feature moments in it; remove it and score again ({error})") from error
-    well_formed = (
-        n.shape == () and n.dtype == np.int64 and n >= 1
-        and total.ndim == 1 and outer.shape == (len(total), len(total))
-        and total.dtype == outer.dtype == np.float64
-        and bool(np.isfinite(total).all() and np.isfinite(outer).all())
-    )
-    if not well_formed:
-        raise UserError(f"{path}: feature moments of a wrong shape or not finite; remove it, score again")
-    return FeatureMoments(n=int(n), total=torch.from_numpy(total), outer=torch.from_numpy(outer))
 
 
 class FID(ExactMetric):

@@ -14,8 +14,9 @@ from ..reports.records import Score
 from . import panel
 from .diversity import collapse_note
 from .judges import Cautions, Judge, Reader, ReportsAccuracy
-from .metric import mean_of
+from .metric import mean_of, on_cpu
 from .neighbours import copied
+from .prompts import first_places
 from .reference import BATCH, Progress, Reference, Seen, blocks_of, see
 
 FLOOR, SHUFFLED, UNTRAINED = "real", "shuffled", "untrained"
@@ -96,8 +97,8 @@ def evaluate(
         else:
             others = None if real is None else real(judge)
             _judge(judge, drawn, untrained, others, train, found, progress)
-    notes = [accuracy_note(judge) for judge in judges
-             if isinstance(judge, ReportsAccuracy) and judge.held_out and not isinstance(judge, Reader)]  # fmt: skip
+    looking = [judge for judge in judges if not isinstance(judge, Reader)]
+    notes = [accuracy_note(judge) for judge in looking if isinstance(judge, ReportsAccuracy) and judge.held_out]
     notes += [judge.caveat for judge in judges if isinstance(judge, Cautions)]
     notes += found.notes
     notes += filter(None, (collapse_note(one.name, one.value) for one in found.scores if one.metric == "diversity"))
@@ -123,11 +124,17 @@ def _judge(
         found.scores.append(panel.score("diversity", judge.name, panel.diversity(features, real)))
     if real is not None and train is not None:
         known = train(judge)
-        found.controls[FLOOR] += _scores(judge.name, known.seen.first(total), real)[0]
+        # A judge taught on these captions knows them by heart: how well real images fit theirs is taken where the
+        # drawn ones are asked too.
+        found.controls[FLOOR] += _likeness(judge.name, known.seen.first(total), real)
+        found.controls[FLOOR] += _aligned(judge.name, real.seen.first(total))[0]
         if "copied" not in missing:
             near = copied(seen.look.features, known.seen.look.features, real.seen.look.features)
             found.scores.append(panel.score("copied", judge.name, near.share))
             found.nearest = found.nearest or tuple(known.seen.image_ids[at] for at in near.nearest)
+            if len(known.seen) < known.about["images"]:
+                found.notes.append(f"copied@{judge.name}: searched among {len(known.seen):,} of "
+                                   f"{known.about['images']:,} training images")  # fmt: skip
     if untrained is not None:
         before = see(judge, blocks_of(untrained, drawn.captions, drawn.image_ids))
         found.controls[UNTRAINED] += _scores(judge.name, before, real)[0]
@@ -135,20 +142,30 @@ def _judge(
 
 def _scores(judge: str, seen: Seen, real: Reference | None) -> tuple[list[Score], Mapping[str, NDArray[np.float64]]]:
     """Return all scores of what was seen, and those that are means over images also image by image."""
-    scores = [panel.score(name, judge, estimate) for name, estimate in panel.likeness(seen, real)]
+    scores, values = _aligned(judge, seen)
+    return [*_likeness(judge, seen, real), *scores], values
+
+
+@on_cpu
+def _likeness(judge: str, seen: Seen, real: Reference | None) -> list[Score]:
+    return [panel.score(name, judge, estimate) for name, estimate in panel.likeness(seen, real)]
+
+
+@on_cpu
+def _aligned(judge: str, seen: Seen) -> tuple[list[Score], Mapping[str, NDArray[np.float64]]]:
     values = panel.alignment(seen)
-    scores += [panel.score(name, judge, mean_of(own, seen.image_ids)) for name, own in values.items()]
+    scores = [panel.score(name, judge, panel.aligned(name, own, seen.image_ids)) for name, own in values.items()]
     return scores, {f"{name}@{judge}": own for name, own in values.items()}
 
 
 def _shuffled(judge: str, seen: Seen) -> list[Score]:
-    """Return how well each image fits the caption of another, half the set away."""
-    if seen.caption_embeddings is None:
+    """Return how well each image fits the caption of another."""
+    places = others_places(seen.image_ids)
+    if seen.caption_embeddings is None or places is None:
         return []
-    away = len(seen) // 2
-    rolled = dataclasses.replace(seen, captions=(*seen.captions[away:], *seen.captions[:away]),
-                                 caption_embeddings=torch.roll(seen.caption_embeddings, -away, dims=0))  # fmt: skip
-    return [panel.score(name, judge, mean_of(own, seen.image_ids)) for name, own in panel.alignment(rolled).items()]
+    moved = dataclasses.replace(seen, captions=tuple(seen.captions[at] for at in places),
+                                caption_embeddings=seen.caption_embeddings[places])  # fmt: skip
+    return _aligned(judge, moved)[0]
 
 
 def _read(reader: Reader, drawn: Drawn, found: _Findings) -> None:
@@ -156,19 +173,30 @@ def _read(reader: Reader, drawn: Drawn, found: _Findings) -> None:
     scores, values = _compared(reader, readings, drawn)
     found.scores += scores
     found.values |= values
-    found.controls[SHUFFLED] += _compared(reader, readings, drawn, away=len(drawn.images) // 2)[0]
-    if isinstance(reader, ReportsAccuracy):
-        found.controls[FLOOR] += [dataclasses.replace(score, value=reader.held_out[score.metric], stderr=None)
-                                  for score in scores if score.metric in reader.held_out]  # fmt: skip
+    if places := others_places(drawn.image_ids):
+        moved = dataclasses.replace(drawn, captions=[drawn.captions[at] for at in places],
+                                    references=[drawn.references[at] for at in places])  # fmt: skip
+        found.controls[SHUFFLED] += _compared(reader, readings, moved)[0]
+    found.controls[FLOOR] += [
+        dataclasses.replace(score, value=reader.held_out[score.metric], stderr=None, n=reader.tried_on)
+        for score in scores if score.metric in reader.held_out
+    ]  # fmt: skip
+
+
+def others_places(image_ids: Sequence[str]) -> list[int] | None:
+    """Return for each place one of another image, some half of the images away; None where there is no other."""
+    firsts = first_places(image_ids)
+    if len(firsts) < 2:
+        return None
+    number = {image_ids[at]: turn for turn, at in enumerate(firsts)}
+    return [firsts[(number[name] + len(firsts) // 2) % len(firsts)] for name in image_ids]
 
 
 def _compared(
-    reader: Reader, readings: Any, drawn: Drawn, away: int = 0
+    reader: Reader, readings: Any, drawn: Drawn
 ) -> tuple[list[Score], Mapping[str, NDArray[np.float64]]]:
-    """Return how what was read compares with the captions, each moved `away` images on."""
-    captions = [*drawn.captions[away:], *drawn.captions[:away]]
-    references = [*drawn.references[away:], *drawn.references[:away]]
-    values, whole = reader.compare(readings, captions, references)
+    """Return how what was read compares with the captions, in all and image by image."""
+    values, whole = reader.compare(readings, drawn.captions, drawn.references)
     asked = {name: own for name, own in values.items() if not np.isnan(own).all()}
     scores = [panel.score(name, reader.name, mean_of(own, drawn.image_ids)) for name, own in asked.items()]
     scores += [panel.score(name, reader.name, estimate) for name, estimate in whole.items()]

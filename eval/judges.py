@@ -58,6 +58,10 @@ class Reader(Protocol):
     name: str
     id: str
     """Equal ids read equally."""
+    held_out: Mapping[str, float]
+    """What held-out real images score, by metric; empty where it was tried on none."""
+    tried_on: int
+    """How many those were."""
 
     def read(self, images: torch.Tensor) -> Any:
         """Return what images uint8 [N, 3, H, W] show, in the reader's own terms."""

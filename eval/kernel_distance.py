@@ -11,8 +11,8 @@ from .metric import Estimate, checked_rows
 
 IMAGES = 4
 """Images that a side needs, for the variance among pairs to be known."""
-TILE = 512
-"""Rows and columns of the inner products at hand at one time: few enough for a processor's cache."""
+ROWS_A_BLOCK = 512
+"""Rows, and columns, of the inner products that are at hand at a time: few enough for the cache of a processor."""
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 """Takes inner products to values of the kernel, in their place."""
@@ -38,37 +38,35 @@ def cmmd_within(embeddings: torch.Tensor) -> Within:
     return _within(normalize(checked_rows(embeddings, None, "CMMD").cpu(), dim=1), _gaussian)
 
 
-def kernel_distance(real: torch.Tensor, fake: torch.Tensor, within_real: Within | None = None) -> Estimate:
+def kernel_distance(real: torch.Tensor, fake: torch.Tensor, known: Within | None = None) -> Estimate:
     """Return KID, the unbiased squared MMD with k(x, y) = (x.y / D + 1)^3, of features [M, D] and [N, D].
 
     It is over all pairs. The mean over random subsets of the literature estimates the same with more variance, and
     its +- is the spread of one subset, which shrinks with no number of them. A value below 0 is as it should be where
-    both laws are equal. The standard error is over both sets, see `_variance`. `kid_within` of the real images may be
-    given where it is known.
+    both laws are equal. The standard error is over both sets, see `_variance`. `known`: `kid_within` of the real
+    images, where it is at hand.
 
     Raises UserError on fewer than 4 images, features that differ in number, NaN or infinity.
     Bińkowski et al. 2018, arXiv 1801.01401.
     """
     real, fake = _checked(real, fake, "KID")
-    sums = _sums(real, fake, _cubic(real.shape[1]), within_real)
+    sums = _sums(real, fake, _cubic(real.shape[1]), known)
     (m, n), (within_real, within_fake, across) = sums.sizes, sums.totals
     value = within_real / (m * (m - 1)) + within_fake / (n * (n - 1)) - 2 * across / (m * n)
     return Estimate(value=value, stderr=_variance(sums).sqrt(), n=torch.tensor(n))
 
 
-def cmmd(
-    real_embeddings: torch.Tensor, fake_embeddings: torch.Tensor, within_real: Within | None = None
-) -> Estimate:
+def cmmd(real_embeddings: torch.Tensor, fake_embeddings: torch.Tensor, known: Within | None = None) -> Estimate:
     """Return CMMD, 1000 times the squared MMD with k(x, y) = exp(-|x - y|^2 / 200), of CLIP's embeddings.
 
     [M, E] and [N, E] are brought to unit length. As in the authors' code an image is paired with itself too, so the
     value is at least 0 and above the truth by some 1000 (1 - k) (1 / M + 1 / N) of the mean k: compare equal numbers.
-    The standard error knows nothing of that. `cmmd_within` of the real images may be given where it is known.
+    The standard error knows nothing of that. `known`: `cmmd_within` of the real images.
 
     Raises UserError as `kernel_distance`. Jayasumana et al. 2024, arXiv 2401.09603.
     """
     real, fake = _checked(real_embeddings, fake_embeddings, "CMMD")
-    sums = _sums(normalize(real, dim=1), normalize(fake, dim=1), _gaussian, within_real)
+    sums = _sums(normalize(real, dim=1), normalize(fake, dim=1), _gaussian, known)
     (m, n), (within_real, within_fake, across) = sums.sizes, sums.totals
     value = within_real / m**2 + within_fake / n**2 - 2 * across / (m * n)
     return Estimate(value=1000 * value.clamp(min=0), stderr=1000 * _variance(sums).sqrt(), n=torch.tensor(n))
@@ -114,8 +112,8 @@ class _Sums(NamedTuple):
         return self.real.sum(), self.fake.sum(), self.real_across.sum()
 
 
-def _sums(real: torch.Tensor, fake: torch.Tensor, kernel: Kernel, within_real: Within | None) -> _Sums:
-    of_real, of_fake = within_real or _within(real, kernel), _within(fake, kernel)
+def _sums(real: torch.Tensor, fake: torch.Tensor, kernel: Kernel, known: Within | None) -> _Sums:
+    of_real, of_fake = known or _within(real, kernel), _within(fake, kernel)
     real_across, fake_across, squares = real.new_zeros(len(real)), fake.new_zeros(len(fake)), 0.0
     for some in _slices(0, len(real)):
         for others in _slices(0, len(fake)):
@@ -142,8 +140,8 @@ def _within(rows: torch.Tensor, kernel: Kernel) -> Within:
 
 
 def _slices(start: int, stop: int) -> Iterator[slice]:
-    for first in range(start, stop, TILE):
-        yield slice(first, min(first + TILE, stop))
+    for first in range(start, stop, ROWS_A_BLOCK):
+        yield slice(first, min(first + ROWS_A_BLOCK, stop))
 
 
 def _square_sum(values: torch.Tensor) -> float:

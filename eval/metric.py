@@ -1,7 +1,8 @@
 """What the metrics share: states that stay in float64, and a value with its standard error."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torchmetrics import Metric
 
 from ..errors import UserError
 from ..reports.uncertainty import clustered_mean
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Estimate(NamedTuple):
@@ -20,6 +24,17 @@ class Estimate(NamedTuple):
     """NaN where there is one observation only."""
     n: torch.Tensor
     """int64: number of images scored."""
+
+
+def on_cpu(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function with new tensors on the CPU, where features are, whatever PyTorch's default device is."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def mean_of(values: NDArray[np.float64], clusters: Sequence[str]) -> Estimate:

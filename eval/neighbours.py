@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .metric import Estimate, checked_rows
+from .metric import Estimate, checked_rows, on_cpu
 
 NEIGHBOURS = 5
 """Which neighbour of an image is the edge of its ball."""
@@ -39,6 +39,7 @@ def ball_edges(features: torch.Tensor, k: int = NEIGHBOURS) -> torch.Tensor:
     return _edges(rows, k) + _rounding(rows)
 
 
+@on_cpu
 def neighbourhoods(
     real: torch.Tensor, fake: torch.Tensor, k: int = NEIGHBOURS, real_edges: torch.Tensor | None = None
 ) -> Neighbourhoods:
@@ -82,6 +83,7 @@ class Copied(NamedTuple):
     """float64 [N], how near it is, 0 for a copy to 1: its distance over the mean one of the nearest training images."""
 
 
+@on_cpu
 def copied(fake: torch.Tensor, train: torch.Tensor, held_out: torch.Tensor) -> Copied:
     """Return which generated images, features [N, D], lie nearer to one of train [T, D] than held_out [H, D] do.
 

@@ -1,6 +1,6 @@
 """Every metric that a judge can serve, of images as it saw them, beside real ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from .diversity import Diversity
 from .frechet import IMAGES_A_FEATURE, fid_infinity, frechet_distance_of_features
 from .inception_score import InceptionScore
 from .kernel_distance import IMAGES, cmmd, kernel_distance
-from .metric import Estimate
+from .metric import Estimate, mean_of, on_cpu
 from .neighbours import HELD_OUT, NEIGHBOURS, Neighbourhoods, neighbourhoods
 from .prompts import REPEATED, first_captions
 from .reference import Reference, Seen
@@ -26,17 +26,16 @@ LOWER_IS_BETTER = frozenset({"fid", "fid_infinity", "kid", "cmmd", "copied"})
 
 def left_out(seen: Seen, real: Reference | None) -> dict[str, str]:
     """Return the metrics that so few images and different captions cannot be scored by, and why."""
-    least = {"is": 2 * SPLITS}
+    least, beside = {"is": 2 * SPLITS}, dict[str, int]()
     if real is not None:
-        least |= {"fid_infinity": IMAGES_A_FEATURE * seen.look.features.shape[1], "kid": IMAGES}
-        least |= dict.fromkeys(Neighbourhoods._fields, NEIGHBOURS + 1)
+        few = {"kid": IMAGES, "cmmd": IMAGES, **dict.fromkeys(Neighbourhoods._fields, NEIGHBOURS + 1)}
+        least |= few | {"fid_infinity": IMAGES_A_FEATURE * seen.look.features.shape[1]}
+        beside = few | {"copied": HELD_OUT}
     notes = {name: f"{len(seen)} images came and {needed} are needed" for name, needed in least.items()
              if len(seen) < needed}  # fmt: skip
-    if real is not None and len(real.seen) < HELD_OUT:
-        notes["copied"] = f"{len(real.seen)} real images are there and {HELD_OUT} are needed"
-    if real is not None and len(real.seen) <= NEIGHBOURS:
-        why = f"{len(real.seen)} real images are there and {NEIGHBOURS + 1} are needed"
-        notes |= dict.fromkeys(Neighbourhoods._fields, why)
+    if real is not None:
+        notes |= {name: f"{len(real.seen)} real images are there and {needed} are needed"
+                  for name, needed in beside.items() if len(real.seen) < needed}  # fmt: skip
     captions = len({seen.captions[at] for at in first_captions(seen.captions, seen.image_ids)})
     if seen.caption_embeddings is not None and captions < CANDIDATES:
         notes["r_precision"] = f"{captions} different captions came and {CANDIDATES} are needed"
@@ -65,7 +64,7 @@ def _distances(seen: Seen, real: Reference, missing: Mapping[str, str]) -> Itera
         yield "kid", kernel_distance(others, features, real.kid_within)
     if "precision" not in missing:
         yield from neighbourhoods(others, features, real_edges=real.ball_edges)._asdict().items()
-    if seen.look.embeddings is not None and real.seen.look.embeddings is not None:
+    if seen.look.embeddings is not None and real.seen.look.embeddings is not None and "cmmd" not in missing:
         yield "cmmd", cmmd(real.seen.look.embeddings, seen.look.embeddings, real.cmmd_within)
 
 
@@ -78,8 +77,11 @@ def alignment(seen: Seen) -> dict[str, NDArray[np.float64]]:
     embeddings, texts = seen.look.embeddings, seen.caption_embeddings
     if embeddings is None or texts is None:
         return {}
-    found = {"clip_score": pair_scores(embeddings, texts).numpy()}
-    firsts = first_captions(seen.captions, seen.image_ids)
+    asked = np.array([bool(caption) for caption in seen.captions])
+    if not asked.any():
+        return {}
+    found = {"clip_score": np.where(asked, pair_scores(embeddings, texts).numpy(), np.nan)}
+    firsts = [at for at in first_captions(seen.captions, seen.image_ids) if asked[at]]
     captions = [seen.captions[at] for at in firsts]
     if len(set(captions)) >= CANDIDATES:
         metric = RPrecision(CANDIDATES)
@@ -89,6 +91,13 @@ def alignment(seen: Seen) -> dict[str, NDArray[np.float64]]:
     return found
 
 
+def aligned(name: str, values: NDArray[np.float64], image_ids: Sequence[str]) -> Estimate:
+    """Return the mean of an alignment's values; the CLIP score is 0 at least, as `torchmetrics` has it."""
+    estimate = mean_of(values, image_ids)
+    return estimate._replace(value=estimate.value.clamp(min=0)) if name == "clip_score" else estimate
+
+
+@on_cpu
 def diversity(repeated: torch.Tensor, real: Reference) -> Estimate:
     """Return the spread within a caption of features [C * R, D] of `repeated_prompts`."""
     metric = Diversity(real.moments)

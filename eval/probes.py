@@ -120,5 +120,6 @@ def _nearest(images: torch.Tensor, captions: Sequence[str], judge: Judge) -> NDA
     seen, texts = judge.look(images).embeddings, judge.caption_embeddings(list(dict.fromkeys(captions)))
     assert seen is not None and texts is not None
     places = {caption: at for at, caption in enumerate(dict.fromkeys(captions))}
-    own = torch.tensor([places[caption] for caption in captions])
-    return ((seen @ texts.T).argmax(1) == own).numpy().astype(np.float64)
+    own = np.array([places[caption] for caption in captions])
+    nearest: NDArray[np.int64] = (seen @ texts.T).argmax(1).numpy()
+    return np.asarray(nearest == own, dtype=np.float64)

@@ -24,7 +24,7 @@ from .neighbours import ball_edges
 BATCH = 256
 KEPT = 10_000
 """Real images whose features are kept one by one, at most; the moments are of all."""
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the arrays of the file change."""
 
 Progress = Callable[[str, int, int], None]
@@ -102,7 +102,7 @@ class Reference:
     """The real images of a split as one judge sees them."""
 
     about: Mapping[str, Any]
-    """`data`, `split`, `image_size`, `digest` of the images, `judge` and `judge_id`: what the arrays are of."""
+    """What the arrays are of: `data`, `split`, `image_size`, `digest`, number of `images`, `judge`, `judge_id`."""
     moments: FeatureMoments
     """Of all images looked at."""
     seen: Seen
@@ -157,7 +157,7 @@ def make_reference(
         moments = moments + FeatureMoments.from_features(judge.look(images).features)
         progress(what, min(start + BATCH, len(order)), len(order))
     about = {"data": data.name, "split": data.split, "image_size": data.image_size, "digest": data.digest,
-             "judge": judge.name, "judge_id": judge.id}  # fmt: skip
+             "images": len(data), "judge": judge.name, "judge_id": judge.id}  # fmt: skip
     return Reference(about=about, moments=moments, seen=kept)
 
 
@@ -223,5 +223,5 @@ def _check(made: Reference) -> None:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, expected finite {dtype} {list(shape)}")
     if not (made.moments.n >= kept >= 1 and len(made.seen.captions) == len(made.seen.image_ids) == kept):
         raise ValueError("its captions, images and their number do not match")
-    if missing := {"data", "split", "image_size", "digest", "judge", "judge_id"} - set(made.about):
+    if missing := {"data", "split", "image_size", "digest", "images", "judge", "judge_id"} - set(made.about):
         raise ValueError(f"it does not say {sorted(missing)[0]}")

@@ -16,6 +16,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from ..datasets.scene_render import BACKGROUND_RGB, LINE_RGB
 from ..errors import UserError
+from .metric import on_cpu
 from .scene_templates import PATCH, Bank, variants
 
 SIDE = 32
@@ -38,8 +39,8 @@ _LINE = 0.1
 """Contrast against the rows around it, of that of a drawn line, from which on the middle row is a line."""
 _MIDDLE = SIDE // 2
 
-_GROUNDS = torch.tensor(list(BACKGROUND_RGB.values()), dtype=torch.float32)
-_LINES = torch.tensor([LINE_RGB[ground] for ground in BACKGROUND_RGB], dtype=torch.float32)
+_GROUNDS = torch.tensor(list(BACKGROUND_RGB.values()), dtype=torch.float32, device="cpu")
+_LINES = torch.tensor([LINE_RGB[ground] for ground in BACKGROUND_RGB], dtype=torch.float32, device="cpu")
 
 
 class Seen(NamedTuple):
@@ -67,6 +68,7 @@ class Seen(NamedTuple):
         return self._replace(**{name: column[numbers] for name, column in self._asdict().items()})
 
 
+@on_cpu
 def read(images: NDArray[np.uint8]) -> Seen:
     """Read images uint8 [N, 3, S, S], S >= 32, each for itself: 10 ms an image on one core.
 

@@ -153,6 +153,12 @@ class SceneReader:
     def __init__(self, training: Training) -> None:
         self._training = training
 
+    @property
+    def tried_on(self) -> int:
+        """How many real images `held_out` is of, at most `HELD_OUT`."""
+        real = self._training.held_out()
+        return 0 if real is None else min(len(real), HELD_OUT)
+
     @cached_property
     def held_out(self) -> Mapping[str, float]:
         """`reading_accuracy` on `HELD_OUT` real images, empty where there are none; kept."""

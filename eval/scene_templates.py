@@ -19,7 +19,7 @@ from ..datasets.scenes import RADII, SIZES
 PATCH = 18
 """Side of a patch in pixels: it holds a large object and its soft edge, wherever in the middle pixels it lies."""
 _DARKER = 1 - SHADE
-_COLOURS = torch.tensor(list(COLOUR_RGB.values()), dtype=torch.float32)
+_COLOURS = torch.tensor(list(COLOUR_RGB.values()), dtype=torch.float32, device="cpu")
 
 
 class Variant(NamedTuple):

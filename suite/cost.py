@@ -1,7 +1,6 @@
 """What drawing takes: time of single images, memory, FLOPs, energy."""
 
-import resource
-import sys
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..eval.prompts import Prompt
 
 SINGLE = 20
 """Images drawn one by one; two more before them are not timed."""
+PROCESS = Path("/proc/self")
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux counts the energy of processors, if it tells."""
 
@@ -21,20 +21,20 @@ POWERCAP = Path("/sys/class/powercap")
 def measure(model: TextToImage, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Return the cost of drawing one image at a time, by name with its unit.
 
-    `latency_p50_ms` and `latency_p95_ms` over `SINGLE` images; `peak_memory_mib`, of the accelerator, or of the whole
-    process so far; `joules_per_image` of all processors together where the machine tells.
+    `latency_p50_ms` and `latency_p95_ms` over `SINGLE` images; `peak_memory_mib` meanwhile, of the accelerator, or of
+    the whole process; `joules_per_image` of all processors together. What the machine does not tell is left out.
     """
     cuda = torch.get_default_device().type == "cuda"
     chosen = [prompts[number % len(prompts)] for number in range(SINGLE + 2)]
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peak(cuda)
     seconds = [_timed(model, prompt, cuda) for prompt in chosen[:2]]
     before = joules()
     seconds = [_timed(model, prompt, cuda) for prompt in chosen[2:]]
     after = joules()
     p50, p95 = np.percentile(seconds, (50, 95))
-    cost = {"latency_p50_ms": 1e3 * float(p50), "latency_p95_ms": 1e3 * float(p95),
-            "peak_memory_mib": _peak_bytes(cuda) / 2**20}  # fmt: skip
+    cost = {"latency_p50_ms": 1e3 * float(p50), "latency_p95_ms": 1e3 * float(p95)}
+    if (peak := _peak_bytes(cuda)) is not None:
+        cost["peak_memory_mib"] = peak / 2**20
     if before is not None and after is not None and after >= before:
         cost["joules_per_image"] = (after - before) / SINGLE
     return cost
@@ -48,11 +48,19 @@ def _timed(model: TextToImage, prompt: Prompt, cuda: bool) -> float:
     return time.perf_counter() - started
 
 
-def _peak_bytes(cuda: bool) -> int:
+def _forget_peak(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    elif PROCESS.exists():
+        # Linux: the peak of the resident memory begins anew.
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def _peak_bytes(cuda: bool) -> int | None:
     if cuda:
         return torch.cuda.max_memory_allocated()
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text()) if PROCESS.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def joules(folder: Path = POWERCAP) -> float | None:

@@ -1,7 +1,6 @@
 """Scoring, after the training: draw the protocol's captions, have judges look, write the record; or score a folder."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..datasets.image_files import ImageFiles
 from ..datasets.imagefolder import captioned_by, open_source
 from ..datasets.images import first_side
 from ..datasets.store import Store
+from ..datasets.user_files import parse_json, read_text
 from ..errors import UserError
 from ..eval.harness import Drawn, Evaluated, Known, evaluate
 from ..eval.judges import Judge, Reader, Training, refuse_own_choice
@@ -56,8 +56,10 @@ class OpenEvaluation:
     data: Store
 
     def protocol(self) -> dict[str, Any]:
-        """Return everything that decides the scores of given weights, JSON-able."""
-        return {**dataclasses.asdict(self.evaluation), "judges": list(self.evaluation.judges),
+        """Return everything that decides the scores of given weights, JSON-able; the probes are no scores."""
+        asked = dataclasses.asdict(self.evaluation)
+        del asked["probes"]
+        return {**asked, "judges": list(self.evaluation.judges),
                 "judge_ids": [judge.id for judge in self.judges], "version": EVALUATION_VERSION}  # fmt: skip
 
 
@@ -113,14 +115,18 @@ def score_run(
     if settings:
         spec["evaluation"] = spec["evaluation"] | {"drawn_with": dict(settings)}
     with locked(opened.folder):
-        kept = opened.folder / "scores" / digest_of([SCHEMA, spec])[:12]
+        kept = opened.folder / "scores" / digest_of([SCHEMA, spec, panel.evaluation.probes])[:12]
         if not (kept / "record.json").exists():
             save(kept, _score(opened, panel, spec, kept, watch, settings))
         record = load(kept)
         if not _is_current(opened.folder, record):
+            # First of all, so that no record ever lies beside what belongs to another.
+            (opened.folder / "record.json").unlink(missing_ok=True)
             for name in BESIDE:
-                with whole_file(opened.folder / name) as temporary:
-                    shutil.copy(kept / name, temporary)
+                (opened.folder / name).unlink(missing_ok=True)
+                if (kept / name).exists():
+                    with whole_file(opened.folder / name) as temporary:
+                        shutil.copy(kept / name, temporary)
             save(opened.folder, record)
         return record
 
@@ -142,17 +148,19 @@ def _score(
     draw_with = partial(draw, folder=opened.folder / "samples", watch=watch, settings=settings)
     drawn = draw_with(model, weights, prompts)
     again = draw_with(model, weights, repeated_prompts(prompts))
-    train = opened.store("train", watch)
+    train = None if panel.data.split == "train" else opened.store("train", watch)
     evaluated = evaluate(
         _drawn(panel.data, prompts, drawn.images, again.images,
                lambda: torch.from_numpy(draw_with(_untrained(opened, settings), "untrained", prompts).images)),
-        panel.judges, known(panel.data, watch), known(train, watch, panel.evaluation.train_images), watch,
+        panel.judges, known(panel.data, watch),
+        None if train is None else known(train, watch, panel.evaluation.train_images), watch,
     )  # fmt: skip
     items.save_items(kept / items.FILE, items.Items(
         caption_ids=tuple(prompt.caption_id for prompt in prompts), values=evaluated.values,
         image_ids=tuple(prompt.image_id for prompt in prompts),
     ))  # fmt: skip
-    save_nearest(kept / "nearest.png", drawn.images, evaluated.nearest, train)
+    if train is not None and evaluated.nearest:
+        save_nearest(kept / "nearest.png", drawn.images, evaluated.nearest, train)
     notes = [*evaluated.notes, *(f"drawn with {name}={value}" for name, value in settings.items())]
     if isinstance(model, DrawsByCodes):
         looking = [judge for judge in panel.judges if not isinstance(judge, Reader)]
@@ -207,7 +215,7 @@ class Compared:
     root: Path | None = None
     """Of the data set, where its source lies in the user's files."""
     reference: Path | None = None
-    """As `data reference` writes it."""
+    """As `data reference` writes it; with a data set, that is only what a judge is taught on."""
     captions: Path | None = None
     """Captions of the images, where the folder holds none: a line each, or rows as in `metadata.jsonl`."""
 
@@ -224,28 +232,33 @@ def score_images(
     files = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
     given = None if compared.reference is None else load_reference(compared.reference)
     size = image_size or (given.about["image_size"] if given else first_side(folder))
-    drawn = _from_files(folder, files, size)
+    if given is not None and size != given.about["image_size"]:
+        raise UserError(f"--size {size}: the reference {compared.reference} is of {given.about['image_size']} px")
+    drawn, choosers = _from_files(folder, files, size), ranked_by(folder)
     training, names = Training(train=_untaught, held_out=lambda: None), evaluation.judges
     real: Known | None = None
     train: Known | None = None
-    if given is not None and compared.reference is not None:
-        names, real = (given.about["judge"],), partial(_same_judge, given, compared.reference)
-    elif compared.data is not None:
+    if compared.data is not None:
         source: Source = find_dataset(compared.data)(compared.root)
         split = evaluation.split if len(source.splits) > 1 else source.splits[0]
         training = taught_by(source, size, watch)
-        real = known(prepared(source, split, size, watch), watch)
-        if "train" in source.splits and split != "train":
+        if given is None:
+            real = known(prepared(source, split, size, watch), watch)
+        if given is None and "train" in source.splits and split != "train":
             train = known(prepared(source, "train", size, watch), watch, evaluation.train_images)
+    if given is not None and compared.reference is not None:
+        names, real = (given.about["judge"],), partial(_same_judge, given, compared.reference)
     judges = open_judges(names, training, watch)
-    refuse_own_choice(judges, ranked_by(folder), str(folder))
+    refuse_own_choice(judges, choosers, str(folder))
     return evaluate(drawn, judges, real, train, watch)
 
 
 def _from_files(folder: Path, files: ImageFiles, size: int) -> Drawn:
-    chunks = [chunk for split in files.splits for chunk in files.chunks(split, size)]
-    images = torch.from_numpy(np.concatenate([chunk.images for chunk in chunks]))
-    captions = [own for chunk in chunks for own in chunk.captions]
+    images = torch.empty(sum(map(files.size, files.splits)), 3, size, size, dtype=torch.uint8, device="cpu")
+    captions: list[list[str]] = []
+    for chunk in (chunk for split in files.splits for chunk in files.chunks(split, size)):
+        images[len(captions) : len(captions) + len(chunk.images)] = torch.from_numpy(chunk.images)
+        captions += chunk.captions
     if missing := sum(not own for own in captions):
         raise UserError(f"{folder}: {missing} of {len(images)} images have no caption to be scored against")
     firsts = [own[0] for own in captions]
@@ -277,5 +290,6 @@ def save_references(
 def ranked_by(folder: Path) -> set[str]:
     """Return the fingerprints of the networks that chose the images in a folder, as `sample --best-of` notes them."""
     file = folder / "metadata.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    return {row["ranked_by"] for row in rows if isinstance(row.get("ranked_by"), str)}
+    lines = read_text(folder, file).split("\n") if file.exists() else []
+    rows = [parse_json(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return {row["ranked_by"] for row in rows if isinstance(row, dict) and isinstance(row.get("ranked_by"), str)}

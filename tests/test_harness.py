@@ -153,6 +153,16 @@ def test_controls_bracket_the_scores(judge: JointJudge, held_out: Store, world: 
     assert own["copied"] < 0.05 and len(found.nearest) == 300 and set(found.nearest) <= set(world.ids)
 
 
+def test_captions_of_the_same_image_are_never_taken_for_anothers(judge: JointJudge, held_out: Store) -> None:
+    """However often the captions come again, and half the set away too."""
+    at = list(range(120)) * 2
+    batch = held_out.batch(at)
+    found = score(batch.images, batch.captions, held_out, [judge], batch.ids)
+    assert scores(found.controls["shuffled"])["r_precision"] < 0.06 < 0.8 < scores(found.scores)["r_precision"]
+    alone = score(batch.images[:4], ["a"] * 4, held_out, [judge], ["0"] * 4)
+    assert "shuffled" not in alone.controls, "there is no other caption"
+
+
 def test_copies_of_training_images_are_seen(judge: JointJudge, held_out: Store, world: Store) -> None:
     batch = world.batch(np.arange(300))
     found = score(batch.images, batch.captions, held_out, [judge], train=lambda judge: reference(judge, world))
@@ -171,7 +181,7 @@ class Lengths:
     """A reader that finds long captions well drawn, and asks nothing of those without an `a`."""
 
     name, id = "lengths", "lengths:1"
-    held_out = {"length": 9.0}
+    held_out, tried_on = {"length": 9.0}, 50
 
     def read(self, images: torch.Tensor) -> int:
         return len(images)
@@ -190,8 +200,9 @@ def test_readers_score_what_they_are_asked(held_out: Store) -> None:
     [one] = found.scores
     assert (one.name, one.value, one.n, one.higher_is_better) == ("length@lengths", 49 / 3, 3, True)
     [shuffled], [real] = found.controls["shuffled"], found.controls["real"]
-    assert shuffled.value == pytest.approx((13 + 22 + 34) / 3), "each with the caption two on"
-    assert real.value == 9.0 and one.stderr is not None and list(found.values) == ["length@lengths"]
+    # Of the images 0, 1 and 2, each has the caption of the next; that of 1 asks nothing.
+    assert shuffled.value == pytest.approx((23 + 32) / 2)
+    assert (real.value, real.n) == (9.0, 50) and one.stderr is not None and list(found.values) == ["length@lengths"]
 
 
 def test_without_real_images_only_what_needs_none_is_scored(judge: JointJudge, held_out: Store) -> None:

@@ -74,7 +74,8 @@ def small() -> Reference:
     look = Look(features=torch.rand(4, 3), embeddings=torch.rand(4, 2))
     seen = module.Seen(look=look, captions=("é", "b", "c", "d"), image_ids=("0", "1", "2", "3"),
                        caption_embeddings=torch.rand(4, 2))
-    about = {"data": "d", "split": "test", "image_size": 32, "digest": "x", "judge": "j", "judge_id": "j:1"}
+    about = {"data": "d", "split": "test", "image_size": 32, "digest": "x", "images": 4, "judge": "j",
+             "judge_id": "j:1"}
     return Reference(about=about, moments=FeatureMoments.from_features(look.features), seen=seen)
 
 

@@ -110,7 +110,8 @@ def test_images_of_several_sizes_are_brought_to_one(call: Call, drawn: Path, cap
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["--data", "scenes", "--reference", "x.npz"], "keep one"), ([], "give --data NAME or --reference FILE"),
+    (["--judges", "scenes", "--reference", "x.npz"], "leave out --judges"),
+    ([], "give --data NAME or --reference FILE"),
     (["--reference", "none.npz"], "no such file"), (["--judges", "in-domain"], "taught on a data set"),
     (["--judges", "inception"], "pt_inception-2015-12-05"), (["--judges", "scenes", "--samples", "9"], "go with a run"),
 ])

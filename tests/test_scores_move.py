@@ -9,11 +9,13 @@ from torch.nn.functional import avg_pool2d
 
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
+from t2ibench.eval import harness
 from t2ibench.eval import reference as references
 from t2ibench.eval.harness import Drawn, Evaluated, evaluate
 from t2ibench.eval.joint_judge import JointJudge, scenes_judge
 from t2ibench.eval.judges import Training
 from t2ibench.eval.reference import reference
+from t2ibench.eval.scene_objects import read
 
 N = 400
 BETTER_LOWER = ("fid", "kid", "cmmd")
@@ -134,3 +136,16 @@ def test_swapped_sides_swap_precision_and_recall(judge: JointJudge, real: Store,
 def _made(judge: JointJudge, drawn: Drawn) -> references.Reference:
     seen = references.see(judge, references.blocks_of(drawn.images, drawn.captions, drawn.image_ids))
     return references.Reference(about={}, moments=seen.moments, seen=seen)
+
+
+def test_scores_do_not_depend_on_the_default_device(judge: JointJudge, real: Store, drawn: Drawn) -> None:
+    """Where an accelerator is the default, features are on the CPU all the same; meta tensors have no values."""
+    made, others = _made(judge, drawn), reference(judge, real)
+    before = harness._scores("scenes", made.seen, others)[0]
+    torch.set_default_device("meta")
+    try:
+        after = harness._scores("scenes", made.seen, others)[0]
+        shown = read(drawn.images.numpy()[:8])
+    finally:
+        torch.set_default_device("cpu")
+    assert after == before and shown.there.any(1).all()
