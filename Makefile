@@ -26,7 +26,8 @@ demo: $(BIN)/t2ibench
 	$(BIN)/t2ibench report --runs demo/runs --out demo/report
 
 test: $(VENV)/dev
-	$(BIN)/pytest -m "not slow and not peers"
+	# A process a core with one thread each: small tensors gain nothing from more.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow and not peers"
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -m slow
