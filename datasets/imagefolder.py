@@ -50,7 +50,7 @@ def captioned_by(root: Path, captions: Path) -> ImageFiles:
     The file holds rows as of `metadata.jsonl`, their `file_name` relative to `root`, if it is called `.jsonl`; else
     a caption a line, in the order of the images' names.
     """
-    root = opened_root("images", root)
+    root, captions = opened_root("images", root), captions.resolve()
     if captions.suffix.lower() == ".jsonl":
         files = _read_metadata(root, captions, root)
     else:

@@ -289,6 +289,7 @@ def save_references(
 
 def ranked_by(folder: Path) -> set[str]:
     """Return the fingerprints of the networks that chose the images in a folder, as `sample --best-of` notes them."""
+    folder = folder.resolve()
     file = folder / "metadata.jsonl"
     lines = read_text(folder, file).split("\n") if file.exists() else []
     rows = [parse_json(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]

@@ -129,3 +129,14 @@ def test_a_judge_with_corrupt_weights_is_refused(
     (tmp_path / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"no weights")
     code, _, err = call("score", "--images", drawn, "--captions", captions, "--judges", "inception")
     assert code == 2 and "pt_inception-2015-12-05-6726825d.pth" in err.splitlines()[-1], err
+
+
+def test_paths_may_be_relative(
+    call: Call, drawn: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--images", "drawn", "--judges", "scenes")
+    by_file = scored(call, *arguments, "--captions", captions.name)
+    rows = [{"file_name": f"{at:03d}.png", "text": text} for at, text in enumerate(captions.read_text().splitlines())]
+    (drawn / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert scored(call, *arguments)["clip_score@scenes"] == pytest.approx(by_file["clip_score@scenes"], rel=1e-5)
