@@ -8,8 +8,6 @@ from .uncertainty import CLAIM_SEEDS
 from .wording import label
 
 _READ = {"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"}
-ALIGNMENT = {"clip_score", "r_precision", "bleu_4", "cider"} | _READ
-"""Metrics by which the better images are the nearer to their captions."""
 SHARES = {"r_precision", "precision", "recall", "coverage", "copied"} | _READ
 """Metrics from 0 to 1, said in per cent."""
 QUOTED = 3
@@ -62,10 +60,8 @@ def _verdicts(comparison: Comparison, found: Sequence[Difference], quote: Callab
     said = []
     for key, better, worse in (("a", a, b), ("b", b, a)):
         if own := [each for each in found if each.separated and each.better == key]:
-            aligned = all(each.score.partition("@")[0] in ALIGNMENT for each in own)
-            verb = "draws images nearer to their captions than" if aligned else "scores better than"
             quotes = [quote(each) for each in own[:QUOTED]] + [label(each.score) for each in own[QUOTED:]]
-            said.append(f"{better} {verb} {worse}: {_listed(quotes)}")
+            said.append(f"{better} scores better than {worse}: {_listed(quotes)}")
     if alike := [label(each.score) for each in found if not each.separated]:
         said.append(f"{a} and {b} cannot be told apart by {_listed(alike)}" if not said else
                     f"they cannot be told apart by {_listed(alike)}")  # fmt: skip

@@ -150,7 +150,6 @@ def command(run: Run) -> str:
         words += ["--set", f"{field}={tables.typed(value)}"]
     protocol = spec["evaluation"]
     words += ["--split", protocol["split"], "--samples", protocol["images"], "--judges", ",".join(protocol["judges"])]
-    words += [] if protocol.get("probes", True) else ["--no-probes"]
     return shlex.join(map(str, words))
 
 

@@ -67,16 +67,15 @@ def figures(value: float) -> str:
 def protocol_line(table: Table) -> str:
     """Return the protocol in words: split, images, judges and their ids, seed, and the data's digests."""
     evaluation = dict(table.protocol["evaluation"])
-    split, images, judges, ids, seed, version, known, probes = (
+    split, images, judges, ids, seed, version, known = (
         evaluation.pop(field, None) for field in
-        ("split", "images", "judges", "judge_ids", "seed", "version", "train_images", "probes"))  # fmt: skip
+        ("split", "images", "judges", "judge_ids", "seed", "version", "train_images"))  # fmt: skip
     evaluation.pop("data", None)  # the digest of the split, which the data's digests name too
     parts = [
         f"{split} split" if split is not None else "",
         f"{images:,} generated images" if isinstance(images, int) else "",
         f"{known:,} training images beside them" if isinstance(known, int) else "",
         f"judged by {_listed(judges)}{f' ({_listed(ids)})' if ids else ''}" if judges else "",
-        "no probes" if probes is False else "",
         "evaluation " + ", ".join(f"{name} {value}" for name, value in (("version", version), ("seed", seed))
                                   if value is not None),  # fmt: skip
         *(f"{name} {typed(value)}" for name, value in sorted(evaluation.items())),

@@ -116,7 +116,7 @@ def test_one_seed_each_speaks_of_networks_and_claims_nothing_of_methods(pair: tu
     for each in found.over_seeds:
         assert (each.low, each.p, each.adjusted, each.detectable, each.separated) == (None,) * 4 + (False,)
     said = answer.words(found)
-    assert said.startswith("first/tiny draws images nearer to their captions than second/tiny: R-precision@scenes "
+    assert said.startswith("first/tiny scores better than second/tiny: R-precision@scenes "
                            "75.0 % against 25.0 % (+50.0 points, 95 % interval +33.8 to +66.2)")  # fmt: skip
     assert "they cannot be told apart by CLIP score@scenes" in said
     assert "over the same 40 captions. That is about these networks, not about the methods." in said
@@ -133,7 +133,7 @@ def test_the_other_way_round_is_the_same_with_the_sign_changed(pair: tuple[Path,
         if a.low is not None and b.high is not None:
             assert a.low == pytest.approx(-b.high)
     assert one.over_seeds[0].better == "a", "a lower FID is better"
-    assert "first/tiny draws images nearer to their captions than second/tiny" in answer.words(other)
+    assert "first/tiny scores better than second/tiny" in answer.words(other)
 
 
 def test_captions_of_one_image_are_one_cluster_and_what_does_not_count_is_left_out(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_verb_answers_in_words_in_numbers_and_in_one_line(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path, pair: tuple[Path, Path]
 ) -> None:
     code, out, _ = call("compare", "first", "second/tiny", "--runs", tmp_path)
-    assert code == 0 and "draws images nearer to their captions" in out and "A: first/tiny\nB: second/tiny\n" in out
+    assert code == 0 and "scores better than" in out and "A: first/tiny\nB: second/tiny\n" in out
     code, out, _ = call("compare", *pair, "--json")
     found = json.loads(out)
     assert code == 0 and found["words"] == answer.words(compared(pair[:1], pair[1:]))

@@ -429,13 +429,13 @@ def test_the_nearest_training_images_of_each_methods_first_run_are_in_the_page(t
 
 
 def test_the_protocol_is_said_in_words_and_all_that_decides_scores_is_in_it(tmp_path: Path) -> None:
-    evaluation = {**SPEC["evaluation"], "judge_ids": ["joint:1"], "train_images": 10_000, "probes": True, "version": 3}
-    others = [{"probes": False}, {"train_images": 100}, {"version": 4}, {"drawn_with": {"guidance": 2}}]
+    evaluation = {**SPEC["evaluation"], "judge_ids": ["joint:1"], "train_images": 10_000, "version": 3}
+    others = [{"train_images": 100}, {"version": 4}, {"drawn_with": {"guidance": 2}}]
     lines = [wording.protocol_line(read([leave(tmp_path / str(at), evaluation={**evaluation, **other})])[0])
              for at, other in enumerate([{}, *others])]  # fmt: skip
     assert lines[0] == ("test split · 500 generated images · 10,000 training images beside them · judged by scenes "
                         "(joint:1) · evaluation version 3, seed 0 · train data abababababab")  # fmt: skip
-    assert len(set(lines)) == 5 and "no probes" in lines[1] and "drawn_with {" in lines[4]
+    assert len(set(lines)) == 4 and "100 training images" in lines[1] and "drawn_with {" in lines[3]
 
 
 # --- plots
