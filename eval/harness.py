@@ -90,14 +90,14 @@ def evaluate(
     `train` are the floor, and what drawn ones are searched for copies of.
     """
     found = _Findings()
-    untrained = drawn.untrained() if drawn.untrained else None
+    looking = [judge for judge in judges if not isinstance(judge, Reader)]
+    untrained = drawn.untrained() if drawn.untrained and looking else None
     for judge in judges:
         if isinstance(judge, Reader):
             _read(judge, drawn, found)
         else:
             others = None if real is None else real(judge)
             _judge(judge, drawn, untrained, others, train, found, progress)
-    looking = [judge for judge in judges if not isinstance(judge, Reader)]
     notes = [accuracy_note(judge) for judge in looking if isinstance(judge, ReportsAccuracy) and judge.held_out]
     notes += [judge.caveat for judge in judges if isinstance(judge, Cautions)]
     notes += found.notes

@@ -131,9 +131,9 @@ METRICS: Mapping[str, str] = {
     "clip_score": "100 x cosine of image and caption (higher is better)",
     "r_precision": "share of images matched to their caption among 100; chance is 0.01 (higher is better)",
     "diversity": "spread of the images of one caption, as a share of the real images' spread (higher is better)",
-    "copied": "share of images nearer to a training image than 99 % of held-out real ones are (lower is better)",
+    "copied": "share of images that stand out as near to one training image as 1 % of real ones do (lower is better)",
     "object": "share of images of scenes that show every object asked for; also colour, size, texture, count, "
-    "relation, binding and all, each where the caption says it (higher is better)",
+    "relation, binding, background and all, each where the caption says it (higher is better)",
     "bleu_4": "4-grams that a captioner's captions share with the prompts' (higher is better); also cider",
 }
 

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 
 from ..baselines.interface import Completes, TextToImage
+from ..datasets.store import Store
 from ..eval.judges import Judge, Reader
 from ..eval.probes import LOWER_PANEL, Question, answer, missing, question, suite
 from ..reports.records import Probe
 from .trained import Run
 from .training import Watch
-
-AT_ONCE = 256
 
 
 def probe(opened: Run, model: TextToImage, judges: Sequence[Judge | Reader], watch: Watch) -> tuple[Probe, ...]:
@@ -33,16 +32,13 @@ def _ask(row: Any, opened: Run, model: TextToImage, judge: Judge | None, watch: 
     asked = question(row, data)
     if len(asked.prompts) < 2:
         return missing(row, f"{len(asked.prompts)} captions of the split {row['split']!r} ask it")
-    given = data.batch(asked.at).images
-    drawn = [_draw(model, asked, given, start) for start in range(0, len(asked.prompts), AT_ONCE)]
+    drawn = _draw(model, asked, data)
     watch(f"probe {row['category']}", len(asked.prompts), len(asked.prompts))
-    return answer(asked, torch.cat(drawn), data, judge)
+    return answer(asked, drawn, data, judge)
 
 
-def _draw(model: TextToImage, asked: Question, given: torch.Tensor, start: int) -> torch.Tensor:
-    part = slice(start, start + AT_ONCE)
-    prompts = asked.prompts[part]
-    captions, seeds = [prompt.caption for prompt in prompts], [prompt.seed for prompt in prompts]
+def _draw(model: TextToImage, asked: Question, data: Store) -> torch.Tensor:
+    captions, seeds = [prompt.caption for prompt in asked.prompts], [prompt.seed for prompt in asked.prompts]
     if asked.row["ask"] == LOWER_PANEL and isinstance(model, Completes):
-        return model.complete(captions, given[part], given.shape[2] // 2, seeds=seeds)
+        return model.complete(captions, data.batch(asked.at).images, data.image_size // 2, seeds=seeds)
     return model.sample(captions, seeds=seeds)

@@ -169,7 +169,7 @@ def _score(
         spec=spec, passed=dict(opened.passed), scores=evaluated.scores, controls=dict(evaluated.controls),
         notes=tuple(notes), stages=read_costs(opened.folder), parameters=parameters_of(model),
         environment=describe_environment(), sample_images_per_second=drawn.images_per_second,
-        cost=cost_of(opened, model, prompts),
+        cost=cost_of(opened, model, prompts, settings),
         probes=probe(opened, model, panel.judges, watch) if panel.evaluation.probes else (),
         gallery=save_gallery(opened.folder, kept / "gallery", drawn.images, prompts),
     )  # fmt: skip
@@ -195,9 +195,12 @@ def _untrained(opened: Run, settings: Mapping[str, Any]) -> TextToImage:
     return model
 
 
-def cost_of(opened: Run, model: TextToImage, prompts: Sequence[Prompt]) -> dict[str, float]:
+def cost_of(
+    opened: Run, model: TextToImage, prompts: Sequence[Prompt], settings: Mapping[str, Any]
+) -> dict[str, float]:
     """Return what drawing takes, measured here, and the FLOPs of an image where they can be counted."""
-    flops = describe(opened.passed["model"], opened.spec.preset, dict(opened.passed["settings"])).flops_per_image
+    passed = {**opened.passed["settings"], **settings}
+    flops = describe(opened.passed["model"], opened.spec.preset, passed).flops_per_image
     return measure(model, prompts) | ({} if flops is None else {"flops_per_image": float(flops)})
 
 
