@@ -20,21 +20,12 @@ from torch import nn
 
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
-from ..files import digest_of_file, whole_file
+from ..files import digest_of_file
 from .caption_scores import score_captions
 from .joint_judge import Down, trim
 from .judges import Comparison, Training
 from .resize import bicubic
-from .taught import (
-    UNREADABLE,
-    drawn_batches,
-    foreign,
-    kept_at,
-    load_taught,
-    notes_of,
-    save_taught,
-    side_for,
-)  # fmt: skip
+from .taught import UNREADABLE, drawn_batches, foreign, load_taught, notes_of, save_taught, side_for, taught
 
 CONTEXT = 48
 """Captions are cut after this many words, their end included."""
@@ -48,7 +39,7 @@ WARM_UP = 0.05
 """Part of the steps in which the learning rate rises."""
 WIDTH = 192
 """Of the LSTM's state and inputs."""
-RECIPE = 1
+RECIPE = 2
 """Raised when the network or its training changes."""
 
 
@@ -117,7 +108,7 @@ class Captioner:
             notes = notes_of(path)
             self.tokenizer = WordTokenizer(notes["words"], CONTEXT)
             self.network = CaptionNetwork(vocabulary=self.tokenizer.vocabulary_size, side=notes["side"])
-            load_taught(path, {"network": self.network})
+            load_taught(path, self.network)
             self.held_out: Mapping[str, float] = notes["held_out"]
             self.tried_on: int = notes["tried_on"]
             self.id = f"captioner-r{RECIPE}:{digest_of_file(path)[:12]}:bicubic-antialias-{self.network.side}"
@@ -148,9 +139,7 @@ class Captioner:
         """Return `captions`."""
         return self.captions(images)
 
-    def compare(
-        self, readings: list[str], captions: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> Comparison:
+    def compare(self, readings: list[str], captions: Sequence[str], references: Sequence[Sequence[str]]) -> Comparison:
         """Return CIDEr-D of each caption written, and BLEU-4 of all, against the references.
 
         Where an image has none, that is its own of `captions`.
@@ -165,11 +154,11 @@ class Captioner:
 
 def open_captioner(training: Training) -> Captioner:
     """Return the captioner of the data at hand, taught on its train split unless that was done before."""
-    train = training.train()
-    path = kept_at(train, "captioner", RECIPE, IMAGES)
-    if not path.exists():
-        save_captioner(path, train, training.held_out(), images=IMAGES, progress=training.progress)
-    return Captioner(path)
+
+    def teach(path: Path) -> None:
+        save_captioner(path, training.train(), training.held_out(), images=IMAGES, progress=training.progress)
+
+    return Captioner(taught(training, "captioner", RECIPE, IMAGES, teach))
 
 
 def save_captioner(
@@ -186,12 +175,13 @@ def save_captioner(
     torch.manual_seed(0)
     network = CaptionNetwork(vocabulary=tokenizer.vocabulary_size, side=side_for(train))
     _fit(network, tokenizer, train, images, progress)
-    notes: dict[str, Any] = {"words": tokenizer.words, "side": network.side, "held_out": {}, "tried_on": 0}
-    with whole_file(path) as temporary:
-        save_taught(temporary, {"network": network}, notes)
-        if held_out is not None:
-            notes |= {"held_out": held_out_scores(Captioner(temporary), held_out), "tried_on": len(held_out)}
-        save_taught(temporary, {"network": network}, notes)
+
+    def trial(written: Path) -> Mapping[str, Any]:
+        if held_out is None:
+            return {}
+        return {"held_out": held_out_scores(Captioner(written), held_out), "tried_on": len(held_out)}
+
+    save_taught(path, network, {"words": tokenizer.words, "side": network.side, "held_out": {}, "tried_on": 0}, trial)
 
 
 def _fit(

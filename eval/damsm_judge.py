@@ -19,11 +19,11 @@ from ..baselines.interface import from_uint8
 from ..baselines.reading import MatchingStage
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
-from ..files import digest_of_file, whole_file
+from ..files import digest_of_file
 from .alignment import RPrecision
 from .judges import Look, Training
 from .resize import bicubic
-from .taught import UNREADABLE, drawn_batches, foreign, kept_at, load_taught, notes_of, save_taught, side_for
+from .taught import UNREADABLE, drawn_batches, foreign, load_taught, notes_of, save_taught, side_for, taught
 
 CONFIG = DAMSMConfig(
     vocabulary=4000, words=24, word_dim=64, text_dim=128, dropout=0.1, batch_size=48, image_width=32, regions=4
@@ -81,18 +81,18 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
     return bicubic(images, side, side).round().to(torch.uint8)
 
 
-def networks_of(damsm: DAMSM) -> Mapping[str, torch.nn.Module]:
-    """Return the networks that are kept, by name."""
-    return {"text": damsm.encoder, "image": damsm.image_encoder}
+def networks_of(damsm: DAMSM) -> torch.nn.ModuleDict:
+    """Return the networks that are kept."""
+    return torch.nn.ModuleDict({"text": damsm.encoder, "image": damsm.image_encoder})
 
 
 def open_judge(training: Training) -> DAMSMJudge:
     """Return the DAMSM of the data at hand, taught on its train split unless that was done before."""
-    train = training.train()
-    path = kept_at(train, "damsm", RECIPE, IMAGES)
-    if not path.exists():
-        save_damsm(path, train, training.held_out(), images=IMAGES, progress=training.progress)
-    return DAMSMJudge(path)
+
+    def teach(path: Path) -> None:
+        save_damsm(path, training.train(), training.held_out(), images=IMAGES, progress=training.progress)
+
+    return DAMSMJudge(taught(training, "damsm", RECIPE, IMAGES, teach))
 
 
 def save_damsm(
@@ -109,12 +109,11 @@ def save_damsm(
     damsm.encoder.learn_vocabulary(train)
     _fit(damsm, train, images, progress)
     words = damsm.encoder.tokenizers["words"].to_json()["words"]
-    notes: dict[str, Any] = {"words": words, "side": side_for(train), "held_out": {}}
-    with whole_file(path) as temporary:
-        save_taught(temporary, networks_of(damsm), notes)
-        if held_out is not None:
-            notes["held_out"] = held_out_precision(DAMSMJudge(temporary), held_out)
-        save_taught(temporary, networks_of(damsm), notes)
+
+    def trial(written: Path) -> Mapping[str, Any]:
+        return {} if held_out is None else {"held_out": held_out_precision(DAMSMJudge(written), held_out)}
+
+    save_taught(path, networks_of(damsm), {"words": words, "side": side_for(train), "held_out": {}}, trial)
 
 
 def _fit(damsm: DAMSM, train: CaptionedDataset, images: int, progress: Callable[[int, int], None]) -> None:

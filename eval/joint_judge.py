@@ -5,14 +5,11 @@ set's train split when it is first asked for, and kept. Their scores say how ima
 compare only with scores by the same judge.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -21,10 +18,10 @@ from torch import nn
 from ..baselines.text_transformer import TextTransformer, contrastive_loss, text_fingerprint
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
-from ..errors import UserError
-from ..files import cache_folder, digest_of, digest_of_file, whole_file
+from ..files import digest_of_file
 from .judges import Look, Training
 from .resize import bicubic
+from .taught import UNREADABLE, foreign, load_taught, notes_of, save_taught, taught
 
 SIZE = 64
 """Images are resized to this side, bicubic and anti-aliased."""
@@ -104,20 +101,17 @@ class JointJudge:
         self.name = name
         try:
             self.id = f"joint-r{RECIPE}:{digest_of_file(path)[:12]}:bicubic-antialias-{SIZE}"
-            with safetensors.safe_open(path, framework="pt") as file:
-                notes = json.loads(file.metadata()["notes"])
-            weights = safetensors.torch.load_file(path)
+            notes = notes_of(path)
             self.tokenizer = WordTokenizer(notes["words"], CONTEXT)
             self.class_names = tuple(notes["class_names"])
             self.held_out: Mapping[str, float] = notes["held_out"]
-            network = JointNetwork(classes=len(self.class_names), vocabulary=self.tokenizer.vocabulary_size)
-            network.load_state_dict(weights)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-            raise UserError(f"{path}: not a judge of this version ({type(error).__name__}); remove it") from error
-        self.network = network.eval().requires_grad_(False)
+            self.network = JointNetwork(classes=len(self.class_names), vocabulary=self.tokenizer.vocabulary_size)
+            load_taught(path, self.network)
+        except UNREADABLE as error:
+            raise foreign(path, error) from error
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = self.network.logit_scale.device
-        self.fingerprint = text_fingerprint(network.text.token_embedding.weight)
+        self.fingerprint = text_fingerprint(self.network.text.token_embedding.weight)
 
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:
@@ -146,12 +140,12 @@ def scenes_judge(training: Training) -> JointJudge:
 
 def in_domain_judge(training: Training) -> JointJudge:
     """Return the judge of the data at hand, trained on its train split unless that was done before."""
-    train = training.train()
-    key = digest_of([RECIPE, train.digest, IN_DOMAIN_IMAGES])[:12]
-    path = cache_folder() / "judges" / f"{train.name}-{key}.safetensors"
-    if not path.exists():
-        save_judge(path, [train], training.held_out(), images=IN_DOMAIN_IMAGES, progress=training.progress)
-    return JointJudge("in-domain", path)
+
+    def teach(path: Path) -> None:
+        train, held_out = [training.train()], training.held_out()
+        save_judge(path, train, held_out, images=IN_DOMAIN_IMAGES, progress=training.progress)
+
+    return JointJudge("in-domain", taught(training, "in-domain", RECIPE, IN_DOMAIN_IMAGES, teach))
 
 
 def save_judge(
@@ -170,14 +164,11 @@ def save_judge(
     network = JointNetwork(classes=len(class_names), vocabulary=tokenizer.vocabulary_size)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _fit(network, tokenizer, train, images, progress)
-    notes: dict[str, Any] = {"words": tokenizer.words, "class_names": class_names, "held_out": {}}
-    weights = {key: (value.half() if value.is_floating_point() else value).contiguous()
-               for key, value in network.state_dict().items()}  # fmt: skip
-    with whole_file(path) as temporary:
-        safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
-        if held_out is not None:
-            notes["held_out"] = held_out_accuracy(JointJudge("draft", temporary), held_out)
-        safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
+
+    def trial(written: Path) -> Mapping[str, Any]:
+        return {} if held_out is None else {"held_out": held_out_accuracy(JointJudge("draft", written), held_out)}
+
+    save_taught(path, network, {"words": tokenizer.words, "class_names": class_names, "held_out": {}}, trial)
 
 
 def _fit(

@@ -1,7 +1,7 @@
 """What the judges share that are taught on a data set's train split when they are first asked for, and then kept."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..errors import UserError
-from ..files import cache_folder, digest_of
+from ..files import cache_folder, digest_of, whole_file
+from .judges import Training
 
 LARGEST_SIDE = 64
 """Images are looked at with the side they are learnt from, but no larger than this."""
@@ -21,13 +22,18 @@ UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensor
 """What opening a damaged or foreign file raises."""
 
 
-def kept_at(train: CaptionedDataset, kind: str, recipe: int, images: int) -> Path:
-    """Return where a judge of this `kind` is kept that learnt from `images` images of `train`.
+def taught(training: Training, kind: str, recipe: int, images: int, teach: Callable[[Path], None]) -> Path:
+    """Return the file of a judge of this `kind`; `teach` writes it unless that was done before.
 
-    `recipe` is raised when the network or its training changes, so that no older one is taken for a new one.
+    `recipe` is raised when the network or its training changes, so that no older one is taken for a new one. Another
+    train split, number of `images` to learn from, or held-out split is another file.
     """
-    key = digest_of([kind, recipe, train.digest, images])[:12]
-    return cache_folder() / "judges" / f"{train.name}-{kind}-{key}.safetensors"
+    train, held_out = training.train(), training.held_out()
+    key = digest_of([kind, recipe, images, train.digest, held_out.digest if held_out else None])[:12]
+    path = cache_folder() / "judges" / f"{train.name}-{kind}-{key}.safetensors"
+    if not path.exists():
+        teach(path)
+    return path
 
 
 def side_for(train: CaptionedDataset) -> int:
@@ -49,14 +55,25 @@ def drawn_batches(train: CaptionedDataset, size: int, steps: int, device: torch.
         yield train.batch(at, rng.random(len(at))).to(device)
 
 
-def save_taught(path: Path, networks: Mapping[str, torch.nn.Module], notes: Mapping[str, Any]) -> None:
-    """Write the weights of `networks`, in half precision, with `notes`, anything that JSON can hold."""
+def save_taught(
+    path: Path,
+    network: torch.nn.Module,
+    notes: Mapping[str, Any],
+    trial: Callable[[Path], Mapping[str, Any]] | None = None,
+) -> None:
+    """Write the weights of `network`, in half precision, with `notes`, anything that JSON can hold.
+
+    `trial` opens the judge as it was written and returns what is to be noted of it besides.
+    """
     weights = {
-        f"{name}.{key}": (value.half() if value.is_floating_point() else value).contiguous()
-        for name, network in networks.items()
+        key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in network.state_dict().items()
     }
-    safetensors.torch.save_file(weights, path, metadata={"notes": json.dumps(notes)})
+    with whole_file(path) as temporary:
+        safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
+        if trial:
+            seen = {**notes, **trial(temporary)}
+            safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(seen)})
 
 
 def notes_of(path: Path) -> dict[str, Any]:
@@ -68,13 +85,10 @@ def notes_of(path: Path) -> dict[str, Any]:
     return notes
 
 
-def load_taught(path: Path, networks: Mapping[str, torch.nn.Module]) -> None:
-    """Load what `save_taught` wrote into `networks`, and freeze them; raises one of `UNREADABLE`."""
-    weights = safetensors.torch.load_file(path)
-    for name, network in networks.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        network.load_state_dict(own)
-        network.eval().requires_grad_(False)
+def load_taught(path: Path, network: torch.nn.Module) -> None:
+    """Load what `save_taught` wrote into `network`, and freeze it; raises one of `UNREADABLE`."""
+    network.load_state_dict(safetensors.torch.load_file(path))
+    network.eval().requires_grad_(False)
 
 
 def foreign(path: Path, error: Exception) -> UserError:

@@ -152,7 +152,7 @@ def test_images_of_any_size_and_number(judge):
     assert len(judge.captions(large)) == 5 and judge.captions(images[:0]) == []
     assert judge.log_likelihood(images[:0], []).shape == (0,)
     assert judge.name == "captioner" and isinstance(judge, Reader)
-    assert judge.id.startswith("captioner-r1:") and judge.id.endswith(":bicubic-antialias-16")
+    assert judge.id.startswith("captioner-r2:") and judge.id.endswith(":bicubic-antialias-16")
     with pytest.raises(ValueError, match="2 captions and 5 images"):
         judge.log_likelihood(images, ["red", "blue"])
 
@@ -186,7 +186,7 @@ def test_damaged_weights_are_named(tmp_path, damage):
     path = tmp_path / "judge.safetensors"
     network = CaptionNetwork(vocabulary=5, side=16)
     notes = {"words": ["red", "blue"], "side": 16, "held_out": {}}
-    taught.save_taught(path, {"network": network}, notes if damage != "without notes" else {})
+    taught.save_taught(path, network, notes if damage != "without notes" else {})
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-3])
     elif damage == "empty":

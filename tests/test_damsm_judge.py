@@ -63,14 +63,24 @@ def test_images_of_another_size_are_resized(judge, world):
     assert near.min() > 0.8
 
 
-def test_its_network_and_data_stand_in_its_id_and_its_place(judge, world):
+def test_its_network_stands_in_its_id(judge):
     assert judge.id.startswith("damsm-r1:") and judge.id.endswith(":bicubic-antialias-32")
+
+
+def test_all_that_it_learnt_from_and_was_tried_on_stands_in_its_place(world, held_out):
     other = prepare(Scenes(seed=1, sizes={"train": 3}), "train", 32)
-    places = {taught.kept_at(data, kind, recipe, images) for data, kind, recipe, images in (
-        (world, "damsm", 1, 9), (other, "damsm", 1, 9), (world, "captioner", 1, 9), (world, "damsm", 2, 9),
-        (world, "damsm", 1, 8),
-    )}  # fmt: skip
-    assert len(places) == 5
+    written = []
+
+    def place(train, tried, kind, recipe, images):
+        training = Training(train=lambda: train, held_out=lambda: tried)
+        return taught.taught(training, kind, recipe, images, written.append)
+
+    places = [place(*asked) for asked in (
+        (world, held_out, "damsm", 1, 9), (other, held_out, "damsm", 1, 9), (world, other, "damsm", 1, 9),
+        (world, None, "damsm", 1, 9), (world, held_out, "captioner", 1, 9), (world, held_out, "damsm", 2, 9),
+        (world, held_out, "damsm", 1, 8),
+    )]  # fmt: skip
+    assert len(set(places)) == 7 and written == places
 
 
 def test_its_caveat_names_the_models_it_flatters():
@@ -80,7 +90,8 @@ def test_its_caveat_names_the_models_it_flatters():
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another judge"])
 def test_damaged_weights_are_named(tmp_path, damage):
     path = tmp_path / "judge.safetensors"
-    taught.save_taught(path, {"text": torch.nn.Linear(2, 2)}, {"words": [], "side": 32, "held_out": {}})
+    network = torch.nn.ModuleDict({"text": torch.nn.Linear(2, 2)})
+    taught.save_taught(path, network, {"words": [], "side": 32, "held_out": {}})
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-3])
     elif damage == "empty":
