@@ -12,22 +12,22 @@ INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "belo
 NUMERALS = ("zero", "one", "two", "three", "four")
 PLURALS = {"cross": "crosses"}
 
-_SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
-_TEXTURED = {
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+TEXTURED = {
     "solid": ("solid {} {}", "plain {} {}"),
     "striped": ("striped {} {}", "{} striped {}", "{} {} with stripes"),
     "dotted": ("dotted {} {}", "{} dotted {}", "{} {} with dots"),
 }
-_PLAIN = ("{} {}", "{} {}")
-_RELATION_WORDS = {
+PLAIN = ("{} {}", "{} {}")
+RELATION_WORDS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
     "above": ("above", "directly above"),
     "below": ("below", "under", "directly below"),
 }
-_GROUNDS = ("", "", "", " on a {} background", " on {}", " against a {} background")
-_SINGLE = ("{}", "there is {}", "a picture of {}", "an image of {}", "just {}")
-_PAIR = (
+GROUNDS = ("", "", "", " on a {} background", " on {}", " against a {} background")
+SINGLE = ("{}", "there is {}", "a picture of {}", "an image of {}", "just {}")
+PAIR = (
     "{a} {relation} {b}",
     "{a} is {relation} {b}",
     "there is {a} {relation} {b}",
@@ -35,22 +35,22 @@ _PAIR = (
     "an image of {a} {relation} {b}",
     "{a} with {b} {inverse} it",
 )
-_COUNT = ("{}", "there are {}", "a picture of {}", "an image of {}", "a group of {}")
-_SEVERAL = (
+COUNT = ("{}", "there are {}", "a picture of {}", "an image of {}", "a group of {}")
+SEVERAL = (
     "{list}",
     "there is {list}",
     "a picture of {list}",
     "{number} shapes: {list}",
     "an image with {list}",
 )
-_PANELS = (
+PANELS = (
     "{top} on the top and the exact same {shape} {new} on the bottom",
     "the exact same {top_bare} on the top, {new}, on the bottom",
     "{top} on the top, the same {shape} {new} on the bottom",
     "two panels: {top} on the top and the same {shape} {new} on the bottom",
     "the same {shape} twice: {top} on the top and {bottom} on the bottom",
 )
-_NEW = {
+NEW = {
     "solid": ("in a solid colour", "without a pattern"),
     "striped": ("with stripes", "made striped"),
     "dotted": ("with dots", "made dotted"),
@@ -78,15 +78,15 @@ def describe(scene: Mapping[str, Any], style: int = 0) -> str:
     """
     choices = _Choices(style)
     sentence = _SENTENCES[scene["kind"]](scene, choices)
-    return sentence + choices.pick(_GROUNDS).format(scene["background"])
+    return sentence + choices.pick(GROUNDS).format(scene["background"])
 
 
 def _single(scene: Mapping[str, Any], choices: _Choices) -> str:
-    return choices.pick(_SINGLE).format(_one(scene["objects"][0], choices))
+    return choices.pick(SINGLE).format(_one(scene["objects"][0], choices))
 
 
 def _pair(scene: Mapping[str, Any], choices: _Choices) -> str:
-    template = choices.pick(_PAIR)
+    template = choices.pick(PAIR)
     first, second = scene["objects"]
     relation = scene["relation"]
     if choices.pick((False, True)):
@@ -94,28 +94,28 @@ def _pair(scene: Mapping[str, Any], choices: _Choices) -> str:
     return template.format(
         a=_one(first, choices),
         b=_one(second, choices),
-        relation=choices.pick(_RELATION_WORDS[relation]),
-        inverse=choices.pick(_RELATION_WORDS[INVERSE[relation]]),
+        relation=choices.pick(RELATION_WORDS[relation]),
+        inverse=choices.pick(RELATION_WORDS[INVERSE[relation]]),
     )
 
 
 def _count(scene: Mapping[str, Any], choices: _Choices) -> str:
     things = scene["objects"]
-    return choices.pick(_COUNT).format(f"{NUMERALS[len(things)]} {_words(things[0], choices, plural=True)}")
+    return choices.pick(COUNT).format(f"{NUMERALS[len(things)]} {_words(things[0], choices, plural=True)}")
 
 
 def _several(scene: Mapping[str, Any], choices: _Choices) -> str:
-    template = choices.pick(_SEVERAL)
+    template = choices.pick(SEVERAL)
     things = choices.pick(list(permutations(scene["objects"])))
     *most, last = (_one(thing, choices) for thing in things)
     return template.format(list=f"{', '.join(most)} and {last}", number=NUMERALS[len(things)])
 
 
 def _panels(scene: Mapping[str, Any], choices: _Choices) -> str:
-    template = choices.pick(_PANELS)
+    template = choices.pick(PANELS)
     top, bottom = scene["objects"]
     change = scene["change"]
-    new = (f"in {bottom['colour']}",) if change == "colour" else _NEW[bottom[change]]
+    new = (f"in {bottom['colour']}",) if change == "colour" else NEW[bottom[change]]
     words = _words(top, choices, must=change)
     return template.format(
         top=_article(words),
@@ -141,10 +141,10 @@ def _words(thing: Thing, choices: _Choices, *, plural: bool = False, must: str =
     """Return the noun phrase without an article; size and texture are left to chance unless one is `must`."""
     shape = thing["shape"]
     noun = PLURALS.get(shape, shape + "s") if plural else shape
-    textured = _TEXTURED[thing["texture"]]
+    textured = TEXTURED[thing["texture"]]
     if must != "texture":
-        textured = (*_PLAIN, *textured)
+        textured = (*PLAIN, *textured)
     words = choices.pick(textured).format(thing["colour"], noun)
-    sizes = _SIZE_WORDS[thing["size"]]
+    sizes = SIZE_WORDS[thing["size"]]
     size = choices.pick(sizes if must == "size" else ("", *sizes))
     return f"{size} {words}" if size else words

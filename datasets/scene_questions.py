@@ -104,31 +104,31 @@ def _any(*words: str) -> str:
 
 def _phrases(nouns: Mapping[str, str]) -> dict[str, Described]:
     """Return every noun phrase without its article, given the noun of each shape."""
-    sizes = [("", None), *((f"{word} ", size) for size, words in grammar._SIZE_WORDS.items() for word in words)]
-    textures = [(text, name) for name, texts in grammar._TEXTURED.items() for text in texts]
+    sizes = [("", None), *((f"{word} ", size) for size, words in grammar.SIZE_WORDS.items() for word in words)]
+    textures = [(text, name) for name, texts in grammar.TEXTURED.items() for text in texts]
     return {
         before + template.format(colour, noun): Described(shape, colour, size, texture)
-        for (before, size), (template, texture) in product(sizes, [(grammar._PLAIN[0], None), *textures])
+        for (before, size), (template, texture) in product(sizes, [(grammar.PLAIN[0], None), *textures])
         for colour, (shape, noun) in product(COLOUR_RGB, nouns.items())
     }
 
 
 def _phrase(nouns: Mapping[str, str]) -> str:
     """Return the pattern of the same phrases."""
-    sizes = _any(*(word for words in grammar._SIZE_WORDS.values() for word in words))
-    templates = [grammar._PLAIN[0], *(text for texts in grammar._TEXTURED.values() for text in texts)]
+    sizes = _any(*(word for words in grammar.SIZE_WORDS.values() for word in words))
+    templates = [grammar.PLAIN[0], *(text for texts in grammar.TEXTURED.values() for text in texts)]
     return f"(?:{sizes} )?" + _any(*(text.format(_any(*COLOUR_RGB), _any(*nouns.values())) for text in templates))
 
 
 _SINGULARS = {shape: shape for shape in SHAPE_DISTANCE}
 _PLURALS = {shape: grammar.PLURALS.get(shape, shape + "s") for shape in SHAPE_DISTANCE}
 _WORDS, _PLURAL_WORDS = _phrases(_SINGULARS), _phrases(_PLURALS)
-_RELATIONS = {word: relation for relation, words in grammar._RELATION_WORDS.items() for word in words}
-_ENDINGS = {text.format(word): word for text in grammar._GROUNDS if text for word in BACKGROUND_RGB}
-_ATTRIBUTE = {**dict.fromkeys(grammar._TEXTURED, "texture"), **dict.fromkeys(grammar._SIZE_WORDS, "size")}
+_RELATIONS = {word: relation for relation, words in grammar.RELATION_WORDS.items() for word in words}
+_ENDINGS = {text.format(word): word for text in grammar.GROUNDS if text for word in BACKGROUND_RGB}
+_ATTRIBUTE = {**dict.fromkeys(grammar.TEXTURED, "texture"), **dict.fromkeys(grammar.SIZE_WORDS, "size")}
 _NEW = {
     **{f"in {colour}": ("colour", colour) for colour in COLOUR_RGB},
-    **{word: (_ATTRIBUTE[value], value) for value, words in grammar._NEW.items() for word in words},
+    **{word: (_ATTRIBUTE[value], value) for value, words in grammar.NEW.items() for word in words},
 }
 
 
@@ -150,11 +150,11 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
         "new": f"(?P<new>{_any(*_NEW)})",
     }
     sentences = {
-        "single": [template.format(f"an? (?P<one>{words})") for template in grammar._SINGLE],
-        "count": [template.format(f"{numeral} (?P<things>{many})") for template in grammar._COUNT],
-        "pair": [template.format(**blanks) for template in grammar._PAIR],
-        "several": [template.format(**blanks) for template in grammar._SEVERAL],
-        "panels": [template.format(**blanks) for template in grammar._PANELS],
+        "single": [template.format(f"an? (?P<one>{words})") for template in grammar.SINGLE],
+        "count": [template.format(f"{numeral} (?P<things>{many})") for template in grammar.COUNT],
+        "pair": [template.format(**blanks) for template in grammar.PAIR],
+        "several": [template.format(**blanks) for template in grammar.SEVERAL],
+        "panels": [template.format(**blanks) for template in grammar.PANELS],
     }
     return [(kind, re.compile(text)) for kind, texts in sentences.items() for text in texts]
 

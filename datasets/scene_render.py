@@ -191,11 +191,11 @@ def _draw_objects(
     radius = place[:, 2, None, None]
     local = (corner[:, :, None] + pixel - place[:, :2, None]) / radius
     u, v = local[:, 0, None, :], local[:, 1, :, None]
-    coverage = _coverage(SHAPE_DISTANCE[shape](u, v), radius)
-    difference = (colour - grounds)[:, :, None, None] * coverage[:, None]
+    cover = coverage(SHAPE_DISTANCE[shape](u, v), radius)
+    difference = (colour - grounds)[:, :, None, None] * cover[:, None]
     darker = TEXTURE_DISTANCE[texture]
     if darker is not None:
-        shade = coverage * _coverage(darker(u, v), radius)
+        shade = cover * coverage(darker(u, v), radius)
         difference -= (colour * (1 - SHADE))[:, :, None, None] * shade[:, None]
     # Adding differences lets the soft edges of neighbours share a pixel; in uint8 they wrap to the right sum.
     patches = np.floor(difference + 0.5).astype(np.int16).astype(np.uint8)
@@ -203,7 +203,7 @@ def _draw_objects(
         images[number, :, top : top + side, left : left + side] += patch
 
 
-def _coverage(distance: Field, radius: Field) -> Field:
+def coverage(distance: Field, radius: Field) -> Field:
     """Return how much of each pixel lies inside, 0..1, taking the edge as straight within a pixel."""
     inside: Field = np.clip(0.5 - distance * radius, 0, 1)
     return inside

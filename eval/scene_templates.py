@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.scene_render import COLOUR_RGB, SHADE, SHAPE_DISTANCE, TEXTURE_DISTANCE, _coverage
+from ..datasets.scene_render import COLOUR_RGB, SHADE, SHAPE_DISTANCE, TEXTURE_DISTANCE, coverage
 from ..datasets.scenes import RADII, SIZES
 
 PATCH = 18
@@ -99,8 +99,8 @@ def _masks(variant: Variant) -> Tensor:
     u = ((pixel - variant.x) / variant.radius).numpy()[None, None, :]
     v = ((pixel - variant.y) / variant.radius).numpy()[None, :, None]
     radius = np.array(variant.radius)
-    cover = np.concatenate([_coverage(edge(u, v), radius) for edge in SHAPE_DISTANCE.values()])
-    dark = [cover * _coverage(edge(u, v), radius) for edge in TEXTURE_DISTANCE.values() if edge]
+    cover = np.concatenate([coverage(edge(u, v), radius) for edge in SHAPE_DISTANCE.values()])
+    dark = [cover * coverage(edge(u, v), radius) for edge in TEXTURE_DISTANCE.values() if edge]
     masks = torch.from_numpy(np.stack([cover, *dark])).float()
     if variant.blur:
         weights = torch.exp(-((pixel[:, None] - pixel) ** 2) / (2 * variant.blur**2))
