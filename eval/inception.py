@@ -29,11 +29,12 @@ class InceptionJudge:
     """2,048 pooled features, and probabilities of the 1,008 classes from the logits without their bias."""
 
     name = "inception"
-    BATCH = 32
+    BATCH = 16
 
     def __init__(self, path: Path) -> None:
         self.network = InceptionV3()
         fill(self.network, path)
+        self.network.fold()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.id = f"inception-2015:{digest_of_file(path)[:12]}:tf1-bilinear-{SIDE}"
 

@@ -126,10 +126,8 @@ def _nearness(images: torch.Tensor, train: torch.Tensor) -> tuple[torch.Tensor, 
 
 def _centred(first: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     """Return features [*, D] in float64 less the mean of `first`, where inner products lose the fewest digits."""
-    checked = [checked_rows(first, None, "neighbours").cpu()]
-    checked += [checked_rows(rows, checked[0].shape[1], "neighbours").cpu() for rows in others]
-    mean = checked[0].mean(dim=0)
-    return [rows - mean for rows in checked]
+    mean = checked_rows(first, None, "neighbours").mean(dim=0).cpu()
+    return [checked_rows(rows, len(mean), "neighbours").cpu().sub(mean) for rows in (first, *others)]
 
 
 def _squared_distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -84,6 +84,16 @@ def test_inception_is_named_by_its_weights(inception_judge, inception_file):
     assert inception_judge.caption_embeddings(["a cat"]) is None
 
 
+@torch.no_grad()
+def test_inception_folded_sees_the_same():
+    network = set_lively(inception_network.InceptionV3()).eval()
+    images = tf1_bilinear(pictures(2), inception_network.SIDE)
+    before = network(images).pooled
+    network.fold()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.modules())
+    torch.testing.assert_close(network(images).pooled, before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
+
+
 def test_average_pools_do_not_count_the_padding():
     x = torch.zeros(1, 1, 3, 3)
     x[0, 0, 0, 0] = 36.0

