@@ -363,8 +363,7 @@ def compare(
     if as_json:
         _print_json(found.document() | {"words": answer.words(found)})
         return
-    shown = [answer.words(found), "", f"A: {found.a.name}", f"B: {found.b.name}", "", *answer.lines(found)]
-    typer.echo("\n".join(shown))
+    typer.echo("\n".join([answer.words(found), "", *answer.sides(found), "", *answer.lines(found)]))
 
 
 @app.command(epilog=examples("t2ibench doctor", "t2ibench doctor --json", "T2IBENCH_WEIGHTS=weights t2ibench doctor"))

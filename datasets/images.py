@@ -61,12 +61,13 @@ def grid(images: NDArray[np.uint8], columns: int = 8) -> Image.Image:
     return Image.fromarray(rows.reshape(-1, columns * width, channels))
 
 
-def first_side(folder: Path) -> int:
-    """Return the shorter side of the first image in a folder, by path; raise UserError when there is none."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            return min(_open(path).size)
-    raise UserError(f"{folder}: no images there, by their endings {', '.join(sorted(SUFFIXES))}")
+def size_of(file: Path) -> tuple[int, int]:
+    """Return the width and height that an image file tells, without decoding it; raise UserError as `decode`."""
+    try:
+        with _open(file) as image:
+            return image.size
+    except Exception as error:
+        raise UserError(f"{file}: {_reason(file, error)}") from error
 
 
 def to_square(image: Image.Image, image_size: int, box: Box | None = None) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """The harness: every judge looks once at the images, every reader reads them, and controls stand beside the scores."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ FLOOR, SHUFFLED, UNTRAINED = "real", "shuffled", "untrained"
 """The controls: real images of another split in place of drawn ones; each image with the caption of another; images
 of the same network before it was trained."""
 
+NO_TRAIN = "{judge}: no training images, so it is not known what real ones score in FID and its kin, nor what is copied"
 
 Known = Callable[[Judge], Reference]
 """Gives the real images of one split as a judge sees them."""
@@ -115,6 +117,9 @@ def _judge(
                lambda done: progress(f"look at the images ({judge.name})", done, total))  # fmt: skip
     missing = panel.left_out(seen, real)
     found.notes += [f"{metric}@{judge.name}: left out, {why}" for metric, why in missing.items()]
+    if real is not None and train is None:
+        found.controls[FLOOR] += _aligned(judge.name, real.seen.first(total))[0]
+        found.notes.append(NO_TRAIN.format(judge=judge.name))
     scores, values = _scores(judge.name, seen, real)
     found.scores += scores
     found.values |= values
@@ -137,7 +142,9 @@ def _judge(
                                    f"{known.about['images']:,} training images")  # fmt: skip
     if untrained is not None:
         before = see(judge, blocks_of(untrained, drawn.captions, drawn.image_ids))
-        found.controls[UNTRAINED] += _scores(judge.name, before, real)[0]
+        control = _scores(judge.name, before, real)[0]
+        found.controls[UNTRAINED] += control
+        found.notes += untrained_notes(scores, control)
 
 
 def _scores(judge: str, seen: Seen, real: Reference | None) -> tuple[list[Score], Mapping[str, NDArray[np.float64]]]:
@@ -173,6 +180,10 @@ def _read(reader: Reader, drawn: Drawn, found: _Findings) -> None:
     scores, values = _compared(reader, readings, drawn)
     found.scores += scores
     found.values |= values
+    unread = int(np.isnan(np.stack(list(values.values()))).all(axis=0).sum()) if values else len(drawn.captions)
+    if unread:
+        found.notes.append(f"{reader.name}: {unread:,} of {len(drawn.captions):,} captions are left out, as they ask "
+                           "nothing that it knows how to read")  # fmt: skip
     if places := others_places(drawn.image_ids):
         moved = dataclasses.replace(drawn, captions=[drawn.captions[at] for at in places],
                                     references=[drawn.references[at] for at in places])  # fmt: skip
@@ -201,6 +212,22 @@ def _compared(
     scores = [panel.score(name, reader.name, mean_of(own, drawn.image_ids)) for name, own in asked.items()]
     scores += [panel.score(name, reader.name, estimate) for name, estimate in whole.items()]
     return scores, {f"{name}@{reader.name}": own for name, own in asked.items()}
+
+
+def untrained_notes(scores: Sequence[Score], untrained: Sequence[Score]) -> list[str]:
+    """Return a line for each score in which the network was better before its training, beyond doubt if that is known.
+
+    Scores whose errors are known differ by more than two of them.
+    """
+    before = {score.name: score for score in untrained}
+    found = []
+    for score in scores:
+        control = before.get(score.name, score)
+        gain = (score.value - control.value) * (1 if score.higher_is_better else -1)
+        if gain < -2 * math.hypot(score.stderr or 0, control.stderr or 0):
+            found.append(f"{score.name}: the untrained network scores better, {control.value:.4g} against "
+                         f"{score.value:.4g}")  # fmt: skip
+    return found
 
 
 def accuracy_note(judge: ReportsAccuracy) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from ..errors import UserError
-from ..reports.uncertainty import clustered_mean
+from ..reports.uncertainty import Z, clustered_mean, wilson_interval
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,11 +38,19 @@ def on_cpu(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def mean_of(values: NDArray[np.float64], clusters: Sequence[str]) -> Estimate:
-    """Return the mean of values [N] that are not NaN, with its standard error over `clusters`, [N] names."""
+    """Return the mean of values [N] that are not NaN, with its standard error over `clusters`, [N] names.
+
+    Where all are 0 or all are 1 they seem to leave no doubt; half of Wilson's interval, over 1.96, is then the error.
+    """
     asked = ~np.isnan(values)
     own = [cluster for cluster, counts in zip(clusters, asked, strict=True) if counts]
     stderr = float(clustered_mean(values[asked], own).stderr) if len(set(own)) > 1 else np.nan
-    value = torch.tensor(values[asked].mean(), dtype=torch.float64)
+    mean = float(values[asked].mean())
+    if stderr == 0 and mean in (0, 1):
+        clusters_asked = len(set(own))
+        low, high = wilson_interval(mean * clusters_asked, clusters_asked)
+        stderr = float(high - low) / (2 * Z)
+    value = torch.tensor(mean, dtype=torch.float64)
     return Estimate(value=value, stderr=torch.tensor(stderr, dtype=torch.float64), n=torch.tensor(int(asked.sum())))
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from .comparison import Comparison, Difference
+from .tables import READ
 from .uncertainty import CLAIM_SEEDS
 from .wording import label
 
-_READ = {"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"}
-SHARES = {"r_precision", "precision", "recall", "coverage", "copied"} | _READ
+SHARES = {"r_precision", "precision", "recall", "coverage", "copied"} | READ
 """Metrics from 0 to 1, said in per cent."""
 QUOTED = 3
 """Scores of which the paragraph says the numbers; the others' are in the lines below it."""
@@ -77,6 +77,12 @@ def _quoted(each: Difference, more: str) -> str:
 
 def _listed(texts: Sequence[str]) -> str:
     return ", ".join(texts[:-1]) + " and " + texts[-1] if len(texts) > 1 else texts[0]
+
+
+def sides(comparison: Comparison) -> list[str]:
+    """Return a line for each side: its method, and each run's seed and folder."""
+    return [f"{key}: {side.name}, " + ", ".join(f"seed {run.seed} ({run.folder})" for run in side.runs)
+            for key, side in (("A", comparison.a), ("B", comparison.b))]  # fmt: skip
 
 
 def lines(comparison: Comparison) -> list[str]:

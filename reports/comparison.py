@@ -18,6 +18,7 @@ from . import tables, uncertainty
 from .items import FILE, Items, load_items
 from .tables import Run
 from .uncertainty import ALPHA, CLAIM_SEEDS, Estimated
+from .wording import label
 
 SEEDS_TEST = "exact permutation test over seeds"
 SIGNS_TEST = "sign-flip permutation test over images"
@@ -119,6 +120,9 @@ def chosen_runs(text: str, runs: Path) -> list[Run]:
     folders = sorted(path.parent for path in runs.glob("*/record.json"))
     found = tables.load_runs(folders) if folders else []
     named = [run for run in found if text in (run.record.spec["model"], run.record.label)]
+    if not found:
+        raise UserError(f"{text}: no folder of a run, and {runs} holds no finished runs; `t2ibench run` makes one, "
+                        "--runs names another folder")  # fmt: skip
     if not named:
         raise unknown(f"run or model (finished ones in {runs})", text, {run.record.label for run in found})
     rows = [(table, row) for table in tables.tables(named) for row in table.rows]
@@ -143,6 +147,7 @@ def compare(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Comparison:
     a, b = _sides(_one_method(runs_a), _one_method(runs_b))
     over_seeds, notes = _over_seeds(a, b)
     over_captions, more = _over_captions(a, b)
+    more += [*_heedless(a), *_heedless(b)]
     if not over_seeds and not over_captions:
         raise UserError(f"{runs_a[0].folder} and {runs_b[0].folder}: have no score in common; score them again")
     return Comparison(a=a, b=b, over_seeds=over_seeds, over_captions=over_captions, notes=(*notes, *more))
@@ -206,6 +211,22 @@ def _over_seeds(a: Side, b: Side) -> tuple[tuple[Difference, ...], list[str]]:
     if differences and min(len(a.runs), len(b.runs)) > 1:
         differences = _tested_over_seeds(differences, sides[0], sides[1])
     return tuple(differences), notes
+
+
+def _heedless(side: Side) -> list[str]:
+    """Return a sentence on the scores by which a side's images fit their captions no better than those of others."""
+    found = []
+    controls = [score for run in side.runs for score in run.record.controls.get("shuffled", ())]
+    for name in sorted({score.name for score in controls}, key=tables.column_order):
+        own = [score for run in side.runs for score in run.record.scores if score.name == name]
+        shuffled = [score for score in controls if score.name == name]
+        if len(own) != len(side.runs) or len(shuffled) != len(side.runs):
+            continue
+        gain = np.mean([score.value for score in own]) - np.mean([score.value for score in shuffled])
+        error = np.sqrt(sum((score.stderr or 0) ** 2 for score in own + shuffled)) / len(own)
+        if gain * (1 if own[0].higher_is_better else -1) <= 2 * error:
+            found.append(label(name))
+    return [f"{side.name} scores as well with the captions of other images by {', '.join(found)}."] if found else []
 
 
 def _tested_over_seeds(differences: list[Difference], a: NDArray[np.float64],

@@ -27,6 +27,9 @@ METRICS: Mapping[str, str] = {
     "binding": "Binding", "background": "Background", "bleu_4": "BLEU-4", "cider": "CIDEr"}  # fmt: skip
 """What people call each metric, in the order of the columns; metrics unknown here come after them."""
 
+READ = frozenset({"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"})
+"""What a reader of scenes says of each image, from 0 to 1; no number of images biases its mean."""
+
 COSTS = ("latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "joules_per_image")
 """What a record may say of drawing single images."""
 
@@ -309,6 +312,14 @@ def _score_keys(runs: Sequence[Run]) -> dict[tuple[str, int], str]:
             for name, found in sizes.items() for n in sorted(found)}
 
 
+def _column_of(score: Score, keys: Mapping[tuple[str, int], str]) -> str:
+    """Return a score's column; a control of another sample size than the runs has its own, but for what readers say."""
+    own = [key for (name, _), key in keys.items() if name == score.name]
+    if (score.name, score.n) not in keys and score.metric in READ and len(own) == 1:
+        return own[0]
+    return keys.get((score.name, score.n), f"{score.name} n={score.n}")
+
+
 def column_order(key: str) -> tuple[int, str]:
     """Return the key by which scores are sorted: the metric's place, then the name."""
     metric = key.split("@")[0]
@@ -322,9 +333,8 @@ def _row(method: str, runs: Sequence[Run], keys: Mapping[tuple[str, int], str]) 
 
 
 def _cells(found: Sequence[Sequence[Score]], keys: Mapping[tuple[str, int], str]) -> dict[str, Cell]:
-    """Return by column what one or more runs scored; a control of another sample size has a column to itself."""
-    keyed = [{keys.get((score.name, score.n), f"{score.name} n={score.n}"): score for score in scores}
-             for scores in found]  # fmt: skip
+    """Return by column what one or more runs scored."""
+    keyed = [{_column_of(score, keys): score for score in scores} for scores in found]
     columns = sorted({key for own in keyed for key in own}, key=column_order)
     return {key: _cell([own.get(key) for own in keyed]) for key in columns}
 

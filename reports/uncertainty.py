@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 LEVEL = 0.95
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+"""Standard errors that half of such an interval spans, where the law is normal."""
 """Share of experiments whose interval holds the truth."""
 ALPHA = 0.05
 """Two-sided error below which a difference is claimed."""
@@ -95,10 +97,9 @@ def wilson_interval(successes: ArrayLike, n: int) -> tuple[Floats, Floats]:
 
     Wilson 1927; unlike mean ± 2 standard errors it holds near 0 and 1.
     """
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
     rate = np.asarray(successes, dtype=np.float64) / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * np.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
     return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
 
 

@@ -17,7 +17,7 @@ from ..dalle.image_tokenizer import DrawsByCodes
 from ..datasets.captioned import Source
 from ..datasets.image_files import ImageFiles
 from ..datasets.imagefolder import captioned_by, open_source
-from ..datasets.images import first_side
+from ..datasets.images import size_of
 from ..datasets.store import Store
 from ..datasets.user_files import parse_json, read_text
 from ..errors import UserError
@@ -161,7 +161,8 @@ def _score(
     ))  # fmt: skip
     if train is not None and evaluated.nearest:
         save_nearest(kept / "nearest.png", drawn.images, evaluated.nearest, train)
-    notes = [*evaluated.notes, *(f"drawn with {name}={value}" for name, value in settings.items())]
+    notes = [*evaluated.notes, *([] if train is None else class_notes(train, panel.data)),
+             *(f"drawn with {name}={value}" for name, value in settings.items())]  # fmt: skip
     if isinstance(model, DrawsByCodes):
         looking = [judge for judge in panel.judges if not isinstance(judge, Reader)]
         notes += reconstruction_notes(model.image_tokenizer(), panel.data, looking)
@@ -204,6 +205,15 @@ def cost_of(
     return measure(model, prompts) | ({} if flops is None else {"flops_per_image": float(flops)})
 
 
+def class_notes(train: Store, test: Store) -> list[str]:
+    """Return a line if no class of `test` is in `train`, as in zero-shot splits."""
+    trained, tested = (set(data.labels(np.arange(len(data))).tolist()) for data in (train, test))
+    if not trained or not tested or trained & tested:
+        return []
+    return [f"real images: {train.split} and {test.split} have no class in common, so what real images of "
+            f"{train.split} score is no floor"]  # fmt: skip
+
+
 def parameters_of(model: TextToImage) -> dict[str, int]:
     """Return the number of parameters of each network."""
     networks = model.networks().items()
@@ -234,26 +244,41 @@ def score_images(
     """
     files = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
     given = None if compared.reference is None else load_reference(compared.reference)
-    size = image_size or (given.about["image_size"] if given else first_side(folder))
+    size = image_size or (given.about["image_size"] if given else min(size_of(files.files[files.splits[0]][0].path)))
     if given is not None and size != given.about["image_size"]:
         raise UserError(f"--size {size}: the reference {compared.reference} is of {given.about['image_size']} px")
     drawn, choosers = _from_files(folder, files, size), ranked_by(folder)
     training, names = Training(train=_untaught, held_out=lambda: None), evaluation.judges
     real: Known | None = None
     train: Known | None = None
+    notes = _resized(files, size)
     if compared.data is not None:
         source: Source = find_dataset(compared.data)(compared.root)
         split = evaluation.split if len(source.splits) > 1 else source.splits[0]
         training = taught_by(source, size, watch)
         if given is None:
-            real = known(prepared(source, split, size, watch), watch)
-        if given is None and "train" in source.splits and split != "train":
-            train = known(prepared(source, "train", size, watch), watch, evaluation.train_images)
+            test = prepared(source, split, size, watch)
+            real = known(test, watch)
+            if "train" in source.splits and split != "train":
+                seen = prepared(source, "train", size, watch)
+                train, notes = known(seen, watch, evaluation.train_images), notes + class_notes(seen, test)
     if given is not None and compared.reference is not None:
         names, real = (given.about["judge"],), partial(_same_judge, given, compared.reference)
     judges = open_judges(names, training, watch)
     refuse_own_choice(judges, choosers, str(folder))
-    return evaluate(drawn, judges, real, train, watch)
+    found = evaluate(drawn, judges, real, train, watch)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
+
+
+def _resized(files: ImageFiles, size: int) -> list[str]:
+    """Return a line if images are not of the size at which they are looked at."""
+    sizes = [size_of(file.path) for split in files.splits for file in files.files[split]]
+    others = [own for own in sizes if own != (size, size)]
+    if not others:
+        return []
+    width, height = others[0]
+    return [f"{len(others):,} of {len(sizes):,} images are not of {size} x {size} pixels, but of {width} x {height} "
+            "and the like; their centre squares were resized, which moves every score"]  # fmt: skip
 
 
 def _from_files(folder: Path, files: ImageFiles, size: int) -> Drawn:

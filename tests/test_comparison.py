@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from t2ibench.errors import UserError
 from t2ibench.reports import answer, tables
 from t2ibench.reports.comparison import Comparison, chosen_runs, compare
 from t2ibench.reports.items import Items, save_items
-from t2ibench.reports.records import Record, Score, save
+from t2ibench.reports.records import Record, Score, load, save
 
 SPEC: dict[str, Any] = {
     "model": "toy", "preset": "tiny", "config": {"width": 8}, "dataset": "scenes", "image_size": 32,
@@ -232,8 +233,24 @@ def test_runs_are_chosen_by_folder_by_model_and_by_preset(tmp_path: Path) -> Non
         chosen_runs("second", tmp_path)
     with pytest.raises(UserError, match="unknown run or model .* 'frist': did you mean 'first/tiny'"):
         chosen_runs("frist", tmp_path)
-    with pytest.raises(UserError, match="known are none"):
+    with pytest.raises(UserError, match="first: no folder of a run, and .*nowhere holds no finished runs"):
         chosen_runs("first", tmp_path / "nowhere")
+
+
+def test_a_side_that_others_captions_fit_as_well_is_named(tmp_path: Path) -> None:
+    def side(name: str, right: float, shuffled: float) -> Path:
+        def score(value: float) -> Score:
+            return Score(metric="r_precision", judge="scenes", value=value, stderr=0.01, n=500, higher_is_better=True)
+
+        folder = leave(tmp_path / name, {}, model=name)
+        record = replace(load(folder), scores=(score(right),), controls={"shuffled": (score(shuffled),)})
+        save(folder, record)
+        return folder
+
+    # Two standard errors of the difference are 0.028.
+    notes = compared([side("deaf", 0.037, 0.01)], [side("hears", 0.04, 0.01)]).notes
+    assert notes[-1] == "deaf/tiny scores as well with the captions of other images by R-precision@scenes."
+    assert not any("hears" in note for note in notes if "as well" in note)
 
 
 @pytest.mark.parametrize("changed", [
@@ -267,7 +284,8 @@ def test_the_verb_answers_in_words_in_numbers_and_in_one_line(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path, pair: tuple[Path, Path]
 ) -> None:
     code, out, _ = call("compare", "first", "second/tiny", "--runs", tmp_path)
-    assert code == 0 and "scores better than" in out and "A: first/tiny\nB: second/tiny\n" in out
+    assert code == 0 and "scores better than" in out
+    assert f"A: first/tiny, seed 0 ({pair[0].resolve()})\nB: second/tiny, seed 0 (" in out
     code, out, _ = call("compare", *pair, "--json")
     found = json.loads(out)
     assert code == 0 and found["words"] == answer.words(compared(pair[:1], pair[1:]))

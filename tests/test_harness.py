@@ -1,6 +1,7 @@
 """The harness: prompts that pair runs up, one pass a judge, scores that move the right way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
 from t2ibench.errors import UserError
-from t2ibench.eval.harness import Drawn, Evaluated, evaluate
+from t2ibench.eval.harness import Drawn, Evaluated, evaluate, untrained_notes
 from t2ibench.eval.joint_judge import (
     JointJudge,
     JointNetwork,
@@ -150,7 +151,29 @@ def test_controls_bracket_the_scores(judge: JointJudge, held_out: Store, world: 
     assert own["kid"] < untrained["kid"] / 20 and own["coverage"] > 0.8 and untrained["coverage"] < 0.1
     assert shuffled["r_precision"] < 0.06 and own["r_precision"] > 0.8 and floor["r_precision"] > 0.8
     assert set(shuffled) == {"clip_score", "r_precision"}, "captions play no part in the others"
+    assert not [note for note in found.notes if "untrained" in note]
     assert own["copied"] < 0.05 and len(found.nearest) == 300 and set(found.nearest) <= set(world.ids)
+
+
+def test_a_network_that_was_better_before_its_training_is_noted(judge: JointJudge, held_out: Store) -> None:
+    batch = prepare(Scenes(sizes={"val": 300}), "val", 32).batch(np.arange(300))
+    grey = torch.full_like(batch.images, 128)
+    found = score(grey, batch.captions, held_out, [judge], untrained=lambda: batch.images)
+    own, untrained = scores(found.scores), scores(found.controls["untrained"])
+    noted = {note.split(":")[0] for note in found.notes if "the untrained network scores better" in note}
+    assert {"fid@scenes", "kid@scenes", "r_precision@scenes"} <= noted
+    assert f"fid@scenes: the untrained network scores better, {untrained['fid']:.4g} against {own['fid']:.4g}" in (
+        found.notes)  # fmt: skip
+    one = Score(metric="is", judge="a", value=2.0, stderr=0.3, n=9, higher_is_better=True)
+    assert untrained_notes([one], [replace(one, value=2.8)]) == [], "within two standard errors of the difference"
+    assert len(untrained_notes([one], [replace(one, value=2.9)])) == 1
+
+
+def test_real_images_meet_their_captions_without_training_images(judge: JointJudge, held_out: Store) -> None:
+    batch = held_out.batch(np.arange(120))
+    found = score(batch.images, batch.captions, held_out, [judge])
+    assert set(scores(found.controls["real"])) == {"clip_score", "r_precision"}
+    assert sum("no training images" in note for note in found.notes) == 1
 
 
 def test_captions_of_the_same_image_are_never_taken_for_anothers(judge: JointJudge, held_out: Store) -> None:
@@ -202,6 +225,7 @@ def test_readers_score_what_they_are_asked(held_out: Store) -> None:
     [shuffled], [real] = found.controls["shuffled"], found.controls["real"]
     # Of the images 0, 1 and 2, each has the caption of the next; that of 1 asks nothing.
     assert shuffled.value == pytest.approx((23 + 32) / 2)
+    assert found.notes == ("lengths: 1 of 4 captions are left out, as they ask nothing that it knows how to read",)
     assert (real.value, real.n) == (9.0, 50) and one.stderr is not None and list(found.values) == ["length@lengths"]
 
 

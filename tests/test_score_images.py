@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from t2ibench.datasets.store import Store
+from t2ibench.suite.scoring import class_notes
 
 Call = Callable[..., tuple[int, str, str]]
 N = 130
@@ -105,7 +106,9 @@ def test_images_of_several_sizes_are_brought_to_one(call: Call, drawn: Path, cap
     whole = scored(call, "--images", drawn, "--captions", captions, "--judges", "scenes")
     for file in sorted(drawn.iterdir())[1::2]:
         Image.open(file).resize((64, 64), Image.Resampling.NEAREST).save(file)
-    mixed = scored(call, "--images", drawn, "--captions", captions, "--judges", "scenes")
+    arguments = ("--images", drawn, "--captions", captions, "--judges", "scenes")
+    assert f"note: {N // 2} of {N} images are not of 32 x 32 pixels, but of 64 x 64" in call("score", *arguments)[2]
+    mixed = scored(call, *arguments)
     assert mixed["clip_score@scenes"] == pytest.approx(whole["clip_score@scenes"], abs=3)
 
 
@@ -120,6 +123,26 @@ def test_mistakes_are_said_in_one_line(
 ) -> None:
     code, _, err = call("score", "--images", drawn, "--captions", captions, *arguments)
     assert code == 2 and said in err.splitlines()[-1], err
+
+
+class Labelled:
+    """A split whose images have these classes."""
+
+    split = "some"
+
+    def __init__(self, *classes: int) -> None:
+        self.classes = np.array(classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def labels(self, at: Any) -> Any:
+        return self.classes[at]
+
+
+def test_zero_shot_splits_have_no_floor() -> None:
+    assert len(class_notes(Labelled(0, 1), Labelled(2, 3))) == 1  # type: ignore[arg-type]
+    assert class_notes(Labelled(0, 1), Labelled(1, 2)) == class_notes(Labelled(), Labelled()) == []  # type: ignore[arg-type]
 
 
 def test_a_judge_with_corrupt_weights_is_refused(

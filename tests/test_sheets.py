@@ -88,6 +88,13 @@ def test_controls_are_means_over_seeds_and_rows_of_their_own(controlled: list[Pa
     assert not {"5.0", "400.0", "200.0"} & set(page.values("data-value"))
 
 
+def test_a_readers_own_error_stands_under_what_it_says_of_any_number_of_images(tmp_path: Path) -> None:
+    controls = {"real": [score("all@reader", 0.99, n=300)]}
+    (table,) = read([leave(tmp_path / "a", [score("all@reader", 0.2, 0.01)], controls=controls)])
+    assert [heading.text for heading in sheets.controls(table).headings] == ["All right@reader"]
+    assert texts(sheets.main(table).beside[0])[2] == "0.9900"
+
+
 def test_methods_of_several_budgets_are_told_apart_beside_the_first_table(tmp_path: Path) -> None:
     folders = [leave(tmp_path / str(budget), [fid(1)], budget=budget, probes=[probe("binding", 0.5)],
                      controls={"untrained": [fid(9)]}) for budget in (0, 5000)]  # fmt: skip
