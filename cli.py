@@ -473,7 +473,8 @@ def _prepared(source: Any, size: int, smaller: Sequence[int] = ()) -> dict[str, 
 
 
 def _show_scores(found: "Record | Evaluated", folder: Path | None, as_json: bool) -> None:
-    from .reports.records import scores_json
+    from .reports import terminal
+    from .reports.records import Record, scores_json
 
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
@@ -482,13 +483,9 @@ def _show_scores(found: "Record | Evaluated", folder: Path | None, as_json: bool
         _print_json({"run": None if folder is None else str(folder), "scores": scores_json(found.scores),
                      "controls": controls})  # fmt: skip
         return
-    for entry in found.scores:
-        error = "" if entry.stderr is None else f" +- {entry.stderr:.3g}"
-        better = "higher" if entry.higher_is_better else "lower"
-        beside = [f"{name} {score.value:.4g}" for name, scores in found.controls.items() for score in scores
-                  if score.name == entry.name]  # fmt: skip
-        about = "; ".join([f"{better} is better, {entry.n:,} images", *beside])
-        typer.echo(f"{entry.name:<28} {entry.value:.4g}{error}   ({about})")
+    probes = found.probes if isinstance(found, Record) else ()
+    for line in terminal.lines(found.scores, found.controls, probes):
+        typer.echo(line)
     if folder is not None:
         typer.echo(str(folder))
 

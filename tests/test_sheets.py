@@ -11,7 +11,7 @@ from parsed_page import Parsed
 from PIL import Image
 
 from t2ibench.eval.scene_reader import CATEGORIES
-from t2ibench.reports import sheets, tables, wording
+from t2ibench.reports import sheets, tables, terminal, wording
 from t2ibench.reports.page import report
 from t2ibench.suite import plugins
 
@@ -93,6 +93,16 @@ def test_a_readers_own_error_stands_under_what_it_says_of_any_number_of_images(t
     (table,) = read([leave(tmp_path / "a", [score("all@reader", 0.2, 0.01)], controls=controls)])
     assert [heading.text for heading in sheets.controls(table).headings] == ["All right@reader"]
     assert texts(sheets.main(table).beside[0])[2] == "0.9900"
+
+
+def test_a_terminal_shows_controls_beside_scores_and_why_a_probe_is_missing() -> None:
+    controls = {"real": [fid(5.0)], "shuffled": [precision(0.01)]}
+    probes = [probe("counting", 0.25, "asked"), probe("styles", None, "no styles here")]
+    assert list(terminal.lines([fid(1234.5), precision(0.5, 0.012)], controls, probes)) == [
+        "fid@scenes                   1234   (lower is better, 500 images; real 5)",
+        "r_precision@scenes           0.5 +- 0.012   (higher is better, 500 images; shuffled 0.01)",
+        "counting                     25.0% of 40 prompts as asked (real images 95.0%)",
+        "styles                       n/a: no styles here"]
 
 
 def test_methods_of_several_budgets_are_told_apart_beside_the_first_table(tmp_path: Path) -> None:
