@@ -20,6 +20,9 @@ _DASHES = ("-", "--", ":", "-.")
 _INK = "#808080"
 """Grey with a contrast of about 4 on white and on near-black."""
 
+VALIDATION = "_validation"
+"""Ends the names of losses on images that are not trained on: from their lowest point on a model over-fits."""
+
 _POINTS_A_LINE = 160
 _POINTS_A_CHART = 4000
 
@@ -101,7 +104,11 @@ def _draw(axes: Axes, loss: str, lines: Sequence[_Line], styles: Mapping[str, tu
         colour, dash = styles[line.method]
         axes.plot(line.images / 1000, line.values, color=colour, linestyle=dash, linewidth=1.1,
                   marker="." if len(line.values) == 1 else None, label=line.method)
-    axes.set_title(_literal(loss), fontsize=9, color=_INK, loc="left")
+        if loss.endswith(VALIDATION) and np.isfinite(line.values).any():
+            best = np.nanargmin(line.values)
+            axes.plot(line.images[best] / 1000, line.values[best], color=colour, marker="o", markersize=4)
+    title = f"{loss} (dot: lowest)" if loss.endswith(VALIDATION) else loss
+    axes.set_title(_literal(title), fontsize=9, color=_INK, loc="left")
     axes.set_xlabel("training images, thousands", fontsize=8, color=_INK)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))

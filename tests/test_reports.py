@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 import pytest
 from left_runs import SPEC, fid, leave, precision, read
+from matplotlib.figure import Figure
 from parsed_page import Parsed
 from PIL import Image
 
@@ -242,6 +243,15 @@ def test_long_logs_of_many_runs_stay_small() -> None:
     noise = np.random.default_rng(0).normal(size=5000).tolist()
     (chart,) = plots.loss_charts([plots.Curves(method=f"m{i % 7}", log=log("gan", noise)) for i in range(42)])
     assert len(chart.svg) < 200_000
+
+
+def test_the_point_from_which_a_model_overfits_is_marked() -> None:
+    line = plots._line("m", log("prior", [3.0, 2.0, 1.0, 2.0, math.nan]), "g")
+    for loss, marks in (("image_validation", [(0.128, 1.0)]), ("image", [])):
+        axes = Figure().add_subplot()
+        plots._draw(axes, loss, [line], {"m": ("red", "-")})
+        dots = [dot for dot in axes.get_lines() if dot.get_marker() == "o"]
+        assert [(float(dot.get_xdata()[0]), float(dot.get_ydata()[0])) for dot in dots] == marks  # type: ignore[index]
 
 
 def test_thinning_keeps_the_mean_and_skips_what_is_not_finite() -> None:
