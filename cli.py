@@ -476,14 +476,14 @@ def _show_scores(found: "Record | Evaluated", folder: Path | None, as_json: bool
     from .reports import terminal
     from .reports.records import Record, scores_json
 
+    probes = found.probes if isinstance(found, Record) else ()
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
         controls = {name: scores_json(scores) for name, scores in found.controls.items()}
         _print_json({"run": None if folder is None else str(folder), "scores": scores_json(found.scores),
-                     "controls": controls})  # fmt: skip
+                     "controls": controls, "probes": [dataclasses.asdict(probe) for probe in probes]})  # fmt: skip
         return
-    probes = found.probes if isinstance(found, Record) else ()
     for line in terminal.lines(found.scores, found.controls, probes):
         typer.echo(line)
     if folder is not None:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 
@@ -62,10 +62,11 @@ def grid(images: NDArray[np.uint8], columns: int = 8) -> Image.Image:
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """Return the width and height that an image file tells, without decoding it; raise UserError as `decode`."""
+    """Return an image file's width and height as `decode` sees it, undecoded; raise UserError as that does."""
     try:
         with _open(file) as image:
-            return image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            return (image.height, image.width) if turned else image.size
     except Exception as error:
         raise UserError(f"{file}: {_reason(file, error)}") from error
 

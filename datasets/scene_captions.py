@@ -18,7 +18,9 @@ TEXTURED = {
     "striped": ("striped {} {}", "{} striped {}", "{} {} with stripes"),
     "dotted": ("dotted {} {}", "{} dotted {}", "{} {} with dots"),
 }
+"""Ways to say a thing with its texture; the blanks are colour and shape."""
 PLAIN = ("{} {}", "{} {}")
+"""Ways to say a solid thing without its texture, twice as it is twice as likely."""
 RELATION_WORDS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
@@ -26,6 +28,7 @@ RELATION_WORDS = {
     "below": ("below", "under", "directly below"),
 }
 GROUNDS = ("", "", "", " on a {} background", " on {}", " against a {} background")
+"""Endings that say the background, or do not."""
 SINGLE = ("{}", "there is {}", "a picture of {}", "an image of {}", "just {}")
 PAIR = (
     "{a} {relation} {b}",
@@ -35,7 +38,9 @@ PAIR = (
     "an image of {a} {relation} {b}",
     "{a} with {b} {inverse} it",
 )
+"""Sentences of two things; `inverse` is the relation of the second to the first."""
 COUNT = ("{}", "there are {}", "a picture of {}", "an image of {}", "a group of {}")
+"""Sentences of several things alike."""
 SEVERAL = (
     "{list}",
     "there is {list}",
@@ -43,6 +48,7 @@ SEVERAL = (
     "{number} shapes: {list}",
     "an image with {list}",
 )
+"""Sentences of several things that differ."""
 PANELS = (
     "{top} on the top and the exact same {shape} {new} on the bottom",
     "the exact same {top_bare} on the top, {new}, on the bottom",
@@ -50,6 +56,7 @@ PANELS = (
     "two panels: {top} on the top and the same {shape} {new} on the bottom",
     "the same {shape} twice: {top} on the top and {bottom} on the bottom",
 )
+"""Sentences of two panels; `new` says what is changed in the lower one."""
 NEW = {
     "solid": ("in a solid colour", "without a pattern"),
     "striped": ("with stripes", "made striped"),
@@ -57,6 +64,7 @@ NEW = {
     "small": ("made small", "but smaller"),
     "large": ("made large", "but larger"),
 }
+"""How a new texture or size is said."""
 
 
 class _Choices:

@@ -204,6 +204,9 @@ def _draw_objects(
 
 
 def coverage(distance: Field, radius: Field) -> Field:
-    """Return how much of each pixel lies inside, 0..1, taking the edge as straight within a pixel."""
+    """Return how much of each pixel lies inside, 0..1, taking the edge as straight within a pixel.
+
+    `distance` is to the edge, negative inside, over the `radius`, which is in pixels; both broadcast.
+    """
     inside: Field = np.clip(0.5 - distance * radius, 0, 1)
     return inside

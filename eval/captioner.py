@@ -179,7 +179,8 @@ def save_captioner(
     def trial(written: Path) -> Mapping[str, Any]:
         if held_out is None:
             return {}
-        return {"held_out": held_out_scores(Captioner(written), held_out), "tried_on": len(held_out)}
+        described = sum(bool(held_out.captions(index)) for index in range(len(held_out)))
+        return {"held_out": held_out_scores(Captioner(written), held_out), "tried_on": described}
 
     save_taught(path, network, {"words": tokenizer.words, "side": network.side, "held_out": {}, "tried_on": 0}, trial)
 

@@ -21,10 +21,8 @@ from .prompts import first_places
 from .reference import BATCH, Progress, Reference, Seen, blocks_of, see
 
 FLOOR, SHUFFLED, UNTRAINED = "real", "shuffled", "untrained"
-"""The controls: real images of another split in place of drawn ones; each image with the caption of another; images
-of the same network before it was trained."""
-
-NO_TRAIN = "{judge}: no training images, so it is not known what real ones score in FID and its kin, nor what is copied"
+"""The controls: real images in place of drawn ones, of training for likeness, and the ones compared with for their
+captions; each image with the caption of another; images of the same network before it was trained."""
 
 Known = Callable[[Judge], Reference]
 """Gives the real images of one split as a judge sees them."""
@@ -88,8 +86,8 @@ def evaluate(
 ) -> Evaluated:  # fmt: skip
     """Score drawn images, and beside them the controls that can be had.
 
-    `real` gives the real images that a judge compares with; without, only what needs none is scored. Real images of
-    `train` are the floor, and what drawn ones are searched for copies of.
+    `real` gives the real images that a judge compares with; without, only what needs none is scored. Those of `train`
+    are scored in place of drawn ones, the floor, and drawn ones are searched for copies of them.
     """
     found = _Findings()
     looking = [judge for judge in judges if not isinstance(judge, Reader)]
@@ -117,9 +115,6 @@ def _judge(
                lambda done: progress(f"look at the images ({judge.name})", done, total))  # fmt: skip
     missing = panel.left_out(seen, real)
     found.notes += [f"{metric}@{judge.name}: left out, {why}" for metric, why in missing.items()]
-    if real is not None and train is None:
-        found.controls[FLOOR] += _aligned(judge.name, real.seen.first(total))[0]
-        found.notes.append(NO_TRAIN.format(judge=judge.name))
     scores, values = _scores(judge.name, seen, real)
     found.scores += scores
     found.values |= values
@@ -127,24 +122,35 @@ def _judge(
     if real is not None and drawn.repeated is not None:
         features = torch.cat([judge.look(some).features for some in torch.split(drawn.repeated, BATCH)])
         found.scores.append(panel.score("diversity", judge.name, panel.diversity(features, real)))
-    if real is not None and train is not None:
-        known = train(judge)
-        # A judge taught on these captions knows them by heart: how well real images fit theirs is taken where the
-        # drawn ones are asked too.
-        found.controls[FLOOR] += _likeness(judge.name, known.seen.first(total), real)
+    if real is not None:
+        # A judge taught on captions of training images knows them by heart: how well real images fit theirs is taken
+        # where the drawn ones are asked too.
         found.controls[FLOOR] += _aligned(judge.name, real.seen.first(total))[0]
-        if "copied" not in missing:
-            near = copied(seen.look.features, known.seen.look.features, real.seen.look.features)
-            found.scores.append(panel.score("copied", judge.name, near.share))
-            found.nearest = found.nearest or tuple(known.seen.image_ids[at] for at in near.nearest)
-            if len(known.seen) < known.about["images"]:
-                found.notes.append(f"copied@{judge.name}: searched among {len(known.seen):,} of "
-                                   f"{known.about['images']:,} training images")  # fmt: skip
+        if train is None:
+            found.notes.append(f"{judge.name}: no training images are compared with, so it is not known what real "
+                               "images score in FID and its kin, nor what is copied")  # fmt: skip
+        else:
+            _beside_training(judge, seen, real, train(judge), missing, found)
     if untrained is not None:
         before = see(judge, blocks_of(untrained, drawn.captions, drawn.image_ids))
         control = _scores(judge.name, before, real)[0]
         found.controls[UNTRAINED] += control
         found.notes += untrained_notes(scores, control)
+
+
+def _beside_training(
+    judge: Judge, seen: Seen, real: Reference, known: Reference, missing: Mapping[str, str], found: _Findings
+) -> None:
+    """Add what training images score in place of drawn ones, and how many drawn ones are copies of them."""
+    found.controls[FLOOR] += _likeness(judge.name, known.seen.first(len(seen)), real)
+    if "copied" in missing:
+        return
+    near = copied(seen.look.features, known.seen.look.features, real.seen.look.features)
+    found.scores.append(panel.score("copied", judge.name, near.share))
+    found.nearest = found.nearest or tuple(known.seen.image_ids[at] for at in near.nearest)
+    if len(known.seen) < known.about["images"]:
+        found.notes.append(f"copied@{judge.name}: searched among {len(known.seen):,} of "
+                           f"{known.about['images']:,} training images")  # fmt: skip
 
 
 def _scores(judge: str, seen: Seen, real: Reference | None) -> tuple[list[Score], Mapping[str, NDArray[np.float64]]]:
@@ -215,9 +221,9 @@ def _compared(
 
 
 def untrained_notes(scores: Sequence[Score], untrained: Sequence[Score]) -> list[str]:
-    """Return a line for each score in which the network was better before its training, beyond doubt if that is known.
+    """Return a line on the scores in which the network was better before its training, if any.
 
-    Scores whose errors are known differ by more than two of them.
+    Where errors are known it is so by more than two of the difference.
     """
     before = {score.name: score for score in untrained}
     found = []
@@ -225,9 +231,8 @@ def untrained_notes(scores: Sequence[Score], untrained: Sequence[Score]) -> list
         control = before.get(score.name, score)
         gain = (score.value - control.value) * (1 if score.higher_is_better else -1)
         if gain < -2 * math.hypot(score.stderr or 0, control.stderr or 0):
-            found.append(f"{score.name}: the untrained network scores better, {control.value:.4g} against "
-                         f"{score.value:.4g}")  # fmt: skip
-    return found
+            found.append(score.name)
+    return [f"the network scored better before its training in {', '.join(found)}"] if found else []
 
 
 def accuracy_note(judge: ReportsAccuracy) -> str:

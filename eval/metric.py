@@ -40,18 +40,25 @@ def on_cpu(function: Callable[P, T]) -> Callable[P, T]:
 def mean_of(values: NDArray[np.float64], clusters: Sequence[str]) -> Estimate:
     """Return the mean of values [N] that are not NaN, with its standard error over `clusters`, [N] names.
 
-    Where all are 0 or all are 1 they seem to leave no doubt; half of Wilson's interval, over 1.96, is then the error.
+    Where all are 0, or all are 1, the error is as of `share_error`.
     """
     asked = ~np.isnan(values)
     own = [cluster for cluster, counts in zip(clusters, asked, strict=True) if counts]
     stderr = float(clustered_mean(values[asked], own).stderr) if len(set(own)) > 1 else np.nan
     mean = float(values[asked].mean())
     if stderr == 0 and mean in (0, 1):
-        clusters_asked = len(set(own))
-        low, high = wilson_interval(mean * clusters_asked, clusters_asked)
-        stderr = float(high - low) / (2 * Z)
+        stderr = share_error(len(set(own)))
     value = torch.tensor(mean, dtype=torch.float64)
     return Estimate(value=value, stderr=torch.tensor(stderr, dtype=torch.float64), n=torch.tensor(int(asked.sum())))
+
+
+def share_error(n: int) -> float:
+    """Return the standard error of a share that none, or all, of n have, so that none of n leaves a doubt.
+
+    1.96 of them reach from the share to the other end of Wilson's 95 % interval.
+    """
+    low, high = wilson_interval(0, n)
+    return float(high - low) / Z
 
 
 class ExactMetric(Metric):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from .metric import Estimate, checked_rows, on_cpu
+from .metric import Estimate, checked_rows, on_cpu, share_error
 
 NEIGHBOURS = 5
 """Which neighbour of an image is the edge of its ball."""
@@ -67,8 +67,8 @@ def neighbourhoods(
         recalled[rows] = (distances <= fake_edges).any(dim=1).double()
     n, unknown = torch.tensor(len(fake)), torch.tensor(torch.nan, dtype=torch.float64)
     return Neighbourhoods(
-        precision=_mean((holders > 0).double()), recall=Estimate(recalled.mean(), unknown, n),
-        density=_mean(holders / k), coverage=Estimate(covered.mean(), unknown, n),
+        precision=_mean((holders > 0).double(), share_error(len(fake))), recall=Estimate(recalled.mean(), unknown, n),
+        density=_mean(holders / k, torch.nan), coverage=Estimate(covered.mean(), unknown, n),
     )  # fmt: skip
 
 
@@ -126,6 +126,7 @@ def _nearness(images: torch.Tensor, train: torch.Tensor) -> tuple[torch.Tensor, 
 
 def _centred(first: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     """Return features [*, D] in float64 less the mean of `first`, where inner products lose the fewest digits."""
+    # One set at a time, so that no more than one lies here twice.
     mean = checked_rows(first, None, "neighbours").mean(dim=0).cpu()
     return [checked_rows(rows, len(mean), "neighbours").cpu().sub(mean) for rows in (first, *others)]
 
@@ -163,5 +164,8 @@ def _keep_nearest(nearest: torch.Tensor, distances: torch.Tensor) -> None:
     nearest.copy_(torch.cat([nearest, some], dim=1).topk(k, dim=1, largest=False, sorted=False).values)
 
 
-def _mean(values: torch.Tensor) -> Estimate:
-    return Estimate(value=values.mean(), stderr=values.std() / len(values) ** 0.5, n=torch.tensor(len(values)))
+def _mean(values: torch.Tensor, if_alike: float) -> Estimate:
+    """Return the mean with its standard error, which is `if_alike` where all values are equal."""
+    stderr = values.std() / len(values) ** 0.5
+    stderr = stderr if stderr else torch.tensor(if_alike, dtype=stderr.dtype)
+    return Estimate(value=values.mean(), stderr=stderr, n=torch.tensor(len(values)))

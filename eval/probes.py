@@ -22,6 +22,7 @@ from .judges import Judge
 from .metric import mean_of
 from .panel_reader import read_lower_panels
 from .prompts import Prompt
+from .scene_reader import VERSION as SCENE_READER
 from .scene_reader import verdicts
 
 PROMPTS = 100
@@ -76,7 +77,7 @@ def answer(asked: Question, images: torch.Tensor, data: Store, judge: Judge | No
     `judge` reads captions; scenes need none.
     """
     estimate = mean_of(_right(asked, images, data, judge), [prompt.image_id for prompt in asked.prompts])
-    by = "reader" if judge is None else judge.id
+    by = f"scene reader {SCENE_READER}" if judge is None else judge.id
     real = kept(["probe", VERSION, dict(asked.row), data.digest, by, len(asked.prompts)],
                 lambda: float(np.nanmean(_right(asked, data.batch(asked.at).images, data, judge))))  # fmt: skip
     error = float(estimate.stderr)

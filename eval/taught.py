@@ -25,8 +25,8 @@ UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensor
 def taught(training: Training, kind: str, recipe: int, images: int, teach: Callable[[Path], None]) -> Path:
     """Return the file of a judge of this `kind`; `teach` writes it unless that was done before.
 
-    `recipe` is raised when the network or its training changes, so that no older one is taken for a new one. Another
-    train split, number of `images` to learn from, or held-out split is another file.
+    `recipe` is raised when the network, its training or the file changes, so that no older one is taken for a new one.
+    Another train split, number of `images` to learn from, or held-out split is another file.
     """
     train, held_out = training.train(), training.held_out()
     key = digest_of([kind, recipe, images, train.digest, held_out.digest if held_out else None])[:12]
@@ -59,7 +59,7 @@ def save_taught(
     path: Path,
     network: torch.nn.Module,
     notes: Mapping[str, Any],
-    trial: Callable[[Path], Mapping[str, Any]] | None = None,
+    trial: Callable[[Path], Mapping[str, Any]],
 ) -> None:
     """Write the weights of `network`, in half precision, with `notes`, anything that JSON can hold.
 
@@ -71,9 +71,8 @@ def save_taught(
     }
     with whole_file(path) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(notes)})
-        if trial:
-            seen = {**notes, **trial(temporary)}
-            safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(seen)})
+        tried = {**notes, **trial(temporary)}
+        safetensors.torch.save_file(weights, temporary, metadata={"notes": json.dumps(tried)})
 
 
 def notes_of(path: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def sides(comparison: Comparison) -> list[str]:
 
 def lines(comparison: Comparison) -> list[str]:
     """Return the numbers as lines of aligned columns, the headings first."""
-    rows: list[tuple[str, ...]] = [("Score", "A", "B", "A - B", "95 % interval", "p (adjusted)", "detectable", "over")]
+    rows: list[tuple[str, ...]] = [("Score", "A", "B", "A - B", "95 % interval", "p (adjusted)", "t detects", "over")]
     for each in comparison.over_seeds:
         rows.append((*_row(each), f"{each.n[0]} v {each.n[1]} seeds"))
     for each in comparison.over_captions:

@@ -53,7 +53,10 @@ class Difference:
     """p, raised for the number of scores that are compared."""
     test: str | None = None
     detectable: float | None = None
-    """The smallest true difference that so many seeds or images show with 80 % power."""
+    """The smallest true difference that a t-test of this score alone shows with 80 % power.
+
+    The permutation tests that claims rest on, and the correction for the number of scores, take more.
+    """
 
     @property
     def value(self) -> float:
@@ -233,9 +236,7 @@ def _tested_over_seeds(differences: list[Difference], a: NDArray[np.float64],
                        b: NDArray[np.float64]) -> list[Difference]:  # fmt: skip
     """Return the differences of [K, n] and [K, m] with their intervals, and with their tests if seeds suffice."""
     intervals = uncertainty.difference_over_seeds(a, b)
-    spread = [replace(each, low=float(intervals.low[k]), high=float(intervals.high[k]),
-                      detectable=uncertainty.detectable(float(intervals.stderr[k]), float(intervals.dof[k])))
-              for k, each in enumerate(differences)]  # fmt: skip
+    spread = [_with_interval(each, Estimated(*(part[k] for part in intervals))) for k, each in enumerate(differences)]
     if min(a.shape[1], b.shape[1]) < CLAIM_SEEDS:
         return spread
     p, adjusted = uncertainty.seeds_p(a, b), uncertainty.joint_seeds_p(a, b)
@@ -270,9 +271,17 @@ def _paired(name: str, higher_is_better: bool, mine: Sequence[Items], theirs: Se
         return None
     found: Estimated = uncertainty.clustered_mean(a - b, clusters)
     p, test = _paired_p(a, b, clusters)
-    return Difference(score=name, higher_is_better=higher_is_better, a=float(a.mean()), b=float(b.mean()),
-                      n=(len(a), len(set(clusters))), low=float(found.low), high=float(found.high), p=p, test=test,
-                      detectable=uncertainty.detectable(float(found.stderr), float(found.dof)))  # fmt: skip
+    difference = Difference(score=name, higher_is_better=higher_is_better, a=float(a.mean()), b=float(b.mean()),
+                            n=(len(a), len(set(clusters))), p=p, test=test)  # fmt: skip
+    return _with_interval(difference, found)
+
+
+def _with_interval(difference: Difference, found: Estimated) -> Difference:
+    """Return the difference with its interval; without, where no two seeds or images differed, which proves nothing."""
+    if not found.stderr:
+        return difference
+    return replace(difference, low=float(found.low), high=float(found.high),
+                   detectable=uncertainty.detectable(float(found.stderr), float(found.dof)))  # fmt: skip
 
 
 def _paired_p(a: NDArray[np.float64], b: NDArray[np.float64], clusters: Sequence[str]) -> tuple[float, str]:

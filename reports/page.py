@@ -137,7 +137,7 @@ def render(found: Sequence[Table]) -> str:
 
 
 def command(run: Run) -> str:
-    """Return the command that makes a run again and scores it by the same protocol."""
+    """Return the commands that make a run again and score it by the same protocol."""
     spec, passed = run.record.spec, run.record.passed
     words = ["t2ibench", "run", passed.get("model", spec["model"])]
     options = {"data": spec["dataset"], "root": None, "preset": spec["preset"], "seed": spec["seed"],
@@ -149,8 +149,13 @@ def command(run: Run) -> str:
     for field, value in (settings if isinstance(settings, dict) else spec["config"]).items():
         words += ["--set", f"{field}={tables.typed(value)}"]
     protocol = spec["evaluation"]
-    words += ["--split", protocol["split"], "--samples", protocol["images"], "--judges", ",".join(protocol["judges"])]
-    return shlex.join(map(str, words))
+    how = ["--split", protocol["split"], "--samples", protocol["images"], "--judges", ",".join(protocol["judges"])]
+    made = shlex.join(map(str, words + how))
+    if "drawn_with" not in protocol:
+        return made
+    for field, value in protocol["drawn_with"].items():
+        how += ["--set", f"{field}={tables.typed(value)}"]
+    return f"{made} && {shlex.join(['t2ibench', 'score', run.name, *map(str, how)])}"
 
 
 def _curves(table: Table) -> Curves:

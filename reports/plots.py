@@ -88,7 +88,7 @@ def _chart(stage: str, losses: Mapping[str, Sequence[_Line]], styles: Mapping[st
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - legend / (2.2 * rows + legend)))  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (loss, lines) in zip(grid, losses.items(), strict=False):
-        _draw(axes, loss, [_thinned(line, points) for line in lines], styles)
+        _draw(axes, loss, lines, points, styles)
     for axes in list(figure.axes)[len(losses):]:
         axes.set_axis_off()
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
@@ -99,11 +99,12 @@ def _chart(stage: str, losses: Mapping[str, Sequence[_Line]], styles: Mapping[st
                  alt=f"Training losses of stage {stage} ({names}) against thousands of training images seen")
 
 
-def _draw(axes: Axes, loss: str, lines: Sequence[_Line], styles: Mapping[str, tuple[str, str]]) -> None:
+def _draw(axes: Axes, loss: str, lines: Sequence[_Line], points: int, styles: Mapping[str, tuple[str, str]]) -> None:
     for line in lines:
         colour, dash = styles[line.method]
-        axes.plot(line.images / 1000, line.values, color=colour, linestyle=dash, linewidth=1.1,
-                  marker="." if len(line.values) == 1 else None, label=line.method)
+        drawn = _thinned(line, points)
+        axes.plot(drawn.images / 1000, drawn.values, color=colour, linestyle=dash, linewidth=1.1,
+                  marker="." if len(drawn.values) == 1 else None, label=line.method)
         if loss.endswith(VALIDATION) and np.isfinite(line.values).any():
             best = np.nanargmin(line.values)
             axes.plot(line.images[best] / 1000, line.values[best], color=colour, marker="o", markersize=4)

@@ -28,7 +28,10 @@ METRICS: Mapping[str, str] = {
 """What people call each metric, in the order of the columns; metrics unknown here come after them."""
 
 READ = frozenset({"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"})
-"""What a reader of scenes says of each image, from 0 to 1; no number of images biases its mean."""
+"""What a reader of scenes says of each image, from 0 to 1."""
+
+OF_READERS = READ | {"bleu_4", "cider"}
+"""What readers say; a control of another number of images, as their own error is, shares the column."""
 
 COSTS = ("latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "joules_per_image")
 """What a record may say of drawing single images."""
@@ -315,7 +318,7 @@ def _score_keys(runs: Sequence[Run]) -> dict[tuple[str, int], str]:
 def _column_of(score: Score, keys: Mapping[tuple[str, int], str]) -> str:
     """Return a score's column; a control of another sample size than the runs has its own, but for what readers say."""
     own = [key for (name, _), key in keys.items() if name == score.name]
-    if (score.name, score.n) not in keys and score.metric in READ and len(own) == 1:
+    if (score.name, score.n) not in keys and score.metric in OF_READERS and len(own) == 1:
         return own[0]
     return keys.get((score.name, score.n), f"{score.name} n={score.n}")
 

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 LEVEL = 0.95
+"""Share of experiments whose interval holds the truth."""
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 """Standard errors that half of such an interval spans, where the law is normal."""
-"""Share of experiments whose interval holds the truth."""
 ALPHA = 0.05
 """Two-sided error below which a difference is claimed."""
 POWER = 0.8

@@ -32,6 +32,7 @@ def _ask(row: Any, opened: Run, model: TextToImage, judge: Judge | None, watch: 
     asked = question(row, data)
     if len(asked.prompts) < 2:
         return missing(row, f"{len(asked.prompts)} captions of the split {row['split']!r} ask it")
+    watch(f"probe {row['category']}", 0, len(asked.prompts))
     drawn = _draw(model, asked, data)
     watch(f"probe {row['category']}", len(asked.prompts), len(asked.prompts))
     return answer(asked, drawn, data, judge)

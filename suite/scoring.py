@@ -21,6 +21,7 @@ from ..datasets.images import size_of
 from ..datasets.store import Store
 from ..datasets.user_files import parse_json, read_text
 from ..errors import UserError
+from ..eval import probes, scene_reader
 from ..eval.harness import Drawn, Evaluated, Known, evaluate
 from ..eval.judges import Judge, Reader, Training, refuse_own_choice
 from ..eval.prompts import Prompt, choose_prompts, repeated_prompts
@@ -43,7 +44,7 @@ from .training import Watch, silent
 EMPTY: Mapping[str, Any] = {}
 BESIDE = (items.FILE, "nearest.png")
 """What lies beside a record: what single images scored, and drawn images above the training images nearest to them."""
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 """Raised when the harness or a metric changes what it says of the same images."""
 
 
@@ -115,9 +116,11 @@ def score_run(
     if settings:
         spec["evaluation"] = spec["evaluation"] | {"drawn_with": dict(settings)}
     with locked(opened.folder):
-        kept = opened.folder / "scores" / digest_of([SCHEMA, spec, panel.evaluation.probes])[:12]
+        weights = digest_of_file(opened.folder / "weights.safetensors")
+        asked = [probes.VERSION, scene_reader.VERSION] if panel.evaluation.probes else None
+        kept = opened.folder / "scores" / digest_of([SCHEMA, spec, weights, asked])[:12]
         if not (kept / "record.json").exists():
-            save(kept, _score(opened, panel, spec, kept, watch, settings))
+            save(kept, _score(opened, panel, spec, weights, kept, watch, settings))
         record = load(kept)
         if not _is_current(opened.folder, record):
             # First of all, so that no record ever lies beside what belongs to another.
@@ -140,10 +143,10 @@ def _is_current(folder: Path, record: Record) -> bool:
 
 
 def _score(
-    opened: Run, panel: OpenEvaluation, spec: dict[str, Any], kept: Path, watch: Watch, settings: Mapping[str, Any]
-) -> Record:
+    opened: Run, panel: OpenEvaluation, spec: dict[str, Any], weights: str, kept: Path, watch: Watch,
+    settings: Mapping[str, Any],
+) -> Record:  # fmt: skip
     model = load_model(opened, settings)
-    weights = digest_of_file(opened.folder / "weights.safetensors")
     prompts = choose_prompts(panel.data, panel.evaluation.images, panel.evaluation.seed)
     draw_with = partial(draw, folder=opened.folder / "samples", watch=watch, settings=settings)
     drawn = draw_with(model, weights, prompts)
@@ -239,19 +242,20 @@ def score_images(
     """Score a folder of captioned images, drawn by any system.
 
     The images are those of all the folder's splits, each with its first caption, at `image_size`, by default the
-    shorter side of the first. They are compared with the evaluation's split of a data set, or its only one. Raises
-    UserError for images that were chosen by one of the judges.
+    shorter side of the first by name. They are compared with the evaluation's split of a data set, or its only one.
+    Raises UserError for images that were chosen by one of the judges.
     """
     files = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
     given = None if compared.reference is None else load_reference(compared.reference)
-    size = image_size or (given.about["image_size"] if given else min(size_of(files.files[files.splits[0]][0].path)))
+    paths = [file.path for split in files.splits for file in files.files[split]]
+    size = image_size or (given.about["image_size"] if given else min(size_of(min(paths))))
     if given is not None and size != given.about["image_size"]:
         raise UserError(f"--size {size}: the reference {compared.reference} is of {given.about['image_size']} px")
     drawn, choosers = _from_files(folder, files, size), ranked_by(folder)
     training, names = Training(train=_untaught, held_out=lambda: None), evaluation.judges
     real: Known | None = None
     train: Known | None = None
-    notes = _resized(files, size)
+    notes = _resized(paths, size)
     if compared.data is not None:
         source: Source = find_dataset(compared.data)(compared.root)
         split = evaluation.split if len(source.splits) > 1 else source.splits[0]
@@ -270,9 +274,9 @@ def score_images(
     return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
-def _resized(files: ImageFiles, size: int) -> list[str]:
+def _resized(paths: Sequence[Path], size: int) -> list[str]:
     """Return a line if images are not of the size at which they are looked at."""
-    sizes = [size_of(file.path) for split in files.splits for file in files.files[split]]
+    sizes = [size_of(path) for path in paths]
     others = [own for own in sizes if own != (size, size)]
     if not others:
         return []

@@ -186,7 +186,7 @@ def test_damaged_weights_are_named(tmp_path, damage):
     path = tmp_path / "judge.safetensors"
     network = CaptionNetwork(vocabulary=5, side=16)
     notes = {"words": ["red", "blue"], "side": 16, "held_out": {}}
-    taught.save_taught(path, network, notes if damage != "without notes" else {})
+    taught.save_taught(path, network, notes if damage != "without notes" else {}, lambda written: {})
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-3])
     elif damage == "empty":

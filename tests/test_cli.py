@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 
 from t2ibench.files import read_json, write_json
@@ -79,6 +80,13 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
 
     code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
     assert (code, json.loads(out)) == (0, found)
+
+    kept = safetensors.torch.load_file(folder / "weights.safetensors")
+    darker = {name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
+    safetensors.torch.save_file(darker, folder / "weights.safetensors")
+    code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
+    assert code == 0 and json.loads(out)["scores"][fid] != found["scores"][fid], "other weights have other scores"
+    safetensors.torch.save_file(kept, folder / "weights.safetensors")
 
     code, out, _ = call("sample", folder, "a red circle", "a blue star", "--n", "3", "--out", tmp_path / "s", "--json")
     assert code == 0 and json.loads(out)["images"] == 6

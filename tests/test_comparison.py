@@ -237,6 +237,16 @@ def test_runs_are_chosen_by_folder_by_model_and_by_preset(tmp_path: Path) -> Non
         chosen_runs("first", tmp_path / "nowhere")
 
 
+def test_equal_sides_of_which_no_image_differs_have_no_interval_and_no_detectable_difference(tmp_path: Path) -> None:
+    sides = [seeds(tmp_path, name, [{"r_precision": 0.0}] * 4) for name in ("one", "two")]
+    for folder in (*sides[0], *sides[1]):
+        save_items(folder / "items.npz", drew({"r_precision": [0.0] * 40}))
+    found = compared(*sides)
+    for each in (*found.over_seeds, *found.over_captions):
+        assert (each.value, each.low, each.high, each.detectable, each.separated) == (0, None, None, None, False)
+    assert len(found.over_seeds) == len(found.over_captions) == 1 and answer.words(found)
+
+
 def test_a_side_that_others_captions_fit_as_well_is_named(tmp_path: Path) -> None:
     def side(name: str, right: float, shuffled: float) -> Path:
         def score(value: float) -> Score:

@@ -91,7 +91,7 @@ def test_its_caveat_names_the_models_it_flatters():
 def test_damaged_weights_are_named(tmp_path, damage):
     path = tmp_path / "judge.safetensors"
     network = torch.nn.ModuleDict({"text": torch.nn.Linear(2, 2)})
-    taught.save_taught(path, network, {"words": [], "side": 32, "held_out": {}})
+    taught.save_taught(path, network, {"words": [], "side": 32, "held_out": {}}, lambda written: {})
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-3])
     elif damage == "empty":

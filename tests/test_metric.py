@@ -39,7 +39,7 @@ def work(rank, store, expected):
 def test_all_right_and_all_wrong_are_not_certain():
     alike = mean_of(np.ones(100), [str(number) for number in range(100)])
     # Wilson's interval of 100 of 100 begins at 1 / (1 + z^2 / 100) = 0.963.
-    assert float(alike.value) == 1 and float(alike.stderr) == pytest.approx((1 - 0.96300) / 2 / 1.95996, abs=1e-5)
+    assert float(alike.value) == 1 and float(alike.stderr) == pytest.approx((1 - 0.96300) / 1.95996, abs=1e-5)
     two = mean_of(np.zeros(100), [str(number // 50) for number in range(100)])
     assert float(two.stderr) > 5 * float(alike.stderr), "a hundred captions of two images say little"
     assert float(mean_of(np.full(9, 0.5), list("abcdefghi")).stderr) == 0

@@ -50,6 +50,13 @@ def test_the_error_of_precision_and_density_is_their_spread_over_draws() -> None
     assert {int(estimate.n) for estimate in drawn[0]} == {100}
 
 
+def test_no_image_inside_leaves_a_doubt() -> None:
+    found = neighbourhoods(torch.randn(20, 4), torch.randn(30, 4) + 1e3)
+    # Wilson's interval of 0 of 30 ends at z^2 / (30 + z^2) = 0.1135.
+    assert found.precision.value == 0 and float(found.precision.stderr) == pytest.approx(0.1135 / 1.96, abs=1e-4)
+    assert found.density.value == 0 and found.density.stderr.isnan()
+
+
 def test_coverage_of_the_same_law_is_the_closed_form() -> None:
     n, k = 2000, 5
     missed = 1.0

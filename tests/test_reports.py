@@ -249,7 +249,7 @@ def test_the_point_from_which_a_model_overfits_is_marked() -> None:
     line = plots._line("m", log("prior", [3.0, 2.0, 1.0, 2.0, math.nan]), "g")
     for loss, marks in (("image_validation", [(0.128, 1.0)]), ("image", [])):
         axes = Figure().add_subplot()
-        plots._draw(axes, loss, [line], {"m": ("red", "-")})
+        plots._draw(axes, loss, [line], 2, {"m": ("red", "-")})
         dots = [dot for dot in axes.get_lines() if dot.get_marker() == "o"]
         assert [(float(dot.get_xdata()[0]), float(dot.get_ydata()[0])) for dot in dots] == marks  # type: ignore[index]
 
@@ -390,3 +390,7 @@ def test_the_command_follows_from_what_was_passed_and_the_specification(tmp_path
     assert command(derived) == ("t2ibench run toy --data scenes --preset tiny --seed 3 --budget 1000 "
                                 "--set width=8 --set 'name=x y' --set bias=true "
                                 "--split test --samples 500 --judges scenes")
+    guided = {**SPEC["evaluation"], "drawn_with": {"sampling.guidance": 2}}
+    (drawn,) = tables.load_runs([leave(tmp_path / "d", passed=passed, evaluation=guided)])
+    assert command(drawn) == (f"{command(given)} && t2ibench score d --split test --samples 500 --judges scenes "
+                              "--set sampling.guidance=2")
