@@ -49,6 +49,7 @@ Split = Annotated[str, typer.Option("--split", help="Split whose captions are dr
 Samples = Annotated[int, typer.Option("--samples", help="Images to draw for the scores.", min=2)]
 Judges = Annotated[str | None, typer.Option("--judges", help="Names with commas; by default the data set's judge.")]
 Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Ask the capability probes too.")]
+TrainImages = Annotated[int | None, typer.Option("--train-images", help="Training images beside; 0: no floor.", min=0)]
 Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.", min=16, max=1024)]
 Sizes = Annotated[str, typer.Option("--size", help="Side in pixels, or sides from one decode: 64,128,256.")]
 Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
@@ -242,7 +243,8 @@ def score(
     size: Annotated[int | None, typer.Option("--size", help="With --images: side; theirs by default.", min=16)] = None,
     judges: Judges = None, split: Split = "test",
     samples: Annotated[int | None, typer.Option("--samples", help="With RUN: images to draw.", min=2)] = None,
-    probes: Probes = True, settings: DrawSettings = None, device: Device = None, as_json: Json = False,
+    train_images: TrainImages = None, probes: Probes = True, settings: DrawSettings = None, device: Device = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score a run, or any folder of captioned images against a data set."""
     from .suite.scoring import Compared, open_evaluation, score_images, score_run
@@ -263,14 +265,14 @@ def score(
     with _bars() as watch:
         if run is not None:
             opened = reopen_run(run, watch)
-            evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges, probes)
+            evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges, probes, train_images)
             changes = parse_overrides(settings or [])
             record = score_run(opened, open_evaluation(opened, evaluation, watch), watch, changes)
             _show_scores(record, opened.folder, as_json)
         elif images is not None:
             compared = Compared(data=data, root=root, reference=reference, captions=captions)
             found = score_images(images, compared, image_size=size, watch=watch,
-                                 evaluation=_evaluation(data or "", split, SAMPLES, judges))  # fmt: skip
+                                 evaluation=_evaluation(data or "", split, SAMPLES, judges, True, train_images))
             _show_scores(found, None, as_json)
 
 
@@ -446,12 +448,14 @@ def _request(
                    checkpoint_seconds=checkpoint_seconds)  # fmt: skip
 
 
-def _evaluation(data: str, split: str, samples: int, judges: str | None, probes: bool = True) -> "Evaluation":
+def _evaluation(data: str, split: str, samples: int, judges: str | None, probes: bool = True,
+                train_images: int | None = None) -> "Evaluation":  # fmt: skip
     from .suite.spec import Evaluation
 
     default = Evaluation.of(data)
     names = tuple(name.strip() for name in judges.split(",")) if judges else default.judges
-    return dataclasses.replace(default, split=split, images=samples, judges=names, probes=probes)
+    train = default.train_images if train_images is None else train_images
+    return dataclasses.replace(default, split=split, images=samples, judges=names, probes=probes, train_images=train)
 
 
 def _sizes(text: str) -> list[int]:

@@ -55,7 +55,8 @@ def captioned_by(root: Path, captions: Path) -> ImageFiles:
         files = _read_metadata(root, captions, root)
     else:
         found = [path for path in _walk(root, root) if path.suffix.lower() in images.SUFFIXES]
-        lines = _side_captions(captions.parent, captions)
+        text = read_text(captions.parent, captions).rstrip().split("\n")
+        lines = [checked_caption(line, f"{captions}, line {number}") for number, line in enumerate(text, start=1)]
         if len(found) != len(lines):
             raise UserError(f"{captions}: {len(lines)} captions for {len(found)} images in {root}; "
                             "expected a line for each")  # fmt: skip

@@ -17,7 +17,7 @@ from ..baselines.text_transformer import text_fingerprint
 from ..dalle.clip_inputs import open_tokenizer, prepare
 from ..errors import UserError
 from ..files import digest_of, digest_of_file, read_json
-from .judges import Look, Training
+from .judges import Look, Training, at_once
 from .weights import find_weights
 
 FOLDERS: Mapping[str, str] = {
@@ -65,6 +65,7 @@ class ClipJudge:
     """Embeddings of images and captions, of unit length; before that, the images' are the features."""
 
     BATCH = 64
+    """Captions at a time."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -81,7 +82,7 @@ class ClipJudge:
     @torch.no_grad()
     def look(self, images: torch.Tensor) -> Look:
         """Return features and embeddings [N, E] of images uint8 [N, 3, H, W]."""
-        batches = torch.split(images.to(self.network.device), self.BATCH)
+        batches = torch.split(images.to(self.network.device), at_once(self.network.device))
         features = torch.cat([self._see(some) for some in batches]).cpu()
         return Look(features=features, embeddings=F.normalize(features, dim=1))
 

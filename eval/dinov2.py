@@ -16,7 +16,7 @@ from torch import nn
 
 from ..baselines.published_weights import fill
 from ..files import digest_of_file
-from .judges import Look, Training
+from .judges import Look, Training, at_once
 from .resize import bicubic
 from .weights import find_weights
 
@@ -159,8 +159,6 @@ BASE = Size("dinov2-vitb14", "dinov2_vitb14", 768, 12)
 class DINOv2Judge:
     """The class token's features; the network knows no classes and reads no text."""
 
-    BATCH = 32
-
     def __init__(self, size: Size, path: Path) -> None:
         self.name = size.judge
         self.network = DINOv2(width=size.width, layers=size.layers)
@@ -171,7 +169,7 @@ class DINOv2Judge:
     def look(self, images: torch.Tensor) -> Look:
         """Return features [N, width] of images uint8 [N, 3, H, W]."""
         device = self.network.cls_token.device
-        parts = torch.split(images, self.BATCH)
+        parts = torch.split(images, at_once(device))
         return Look(features=torch.cat([self.network(prepare(some.to(device))) for some in parts]).cpu())
 
     def caption_embeddings(self, captions: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from ..baselines.published_weights import fill
 from ..errors import UserError
 from ..files import digest_of_file
-from .judges import Look, Training
+from .judges import Look, Training, at_once
 from .resize import bicubic
 
 SIDE = 224
@@ -28,7 +28,6 @@ class EfficientNetJudge:
     """1,280 pooled features and the probabilities of the 1,000 ImageNet classes."""
 
     name = "efficientnet-lite0"
-    BATCH = 32
 
     def __init__(self) -> None:
         try:
@@ -47,7 +46,7 @@ class EfficientNetJudge:
     def look(self, images: torch.Tensor) -> Look:
         """Return features [N, 1280] and class probabilities [N, 1000] of images uint8 [N, 3, H, W]."""
         device = self.network._fc.weight.device
-        batches = torch.split(images.to(device), self.BATCH)
+        batches = torch.split(images.to(device), at_once(device))
         maps = [self.network.extract_features(prepare(some)) for some in batches]
         features = torch.cat([some.mean(dim=(2, 3)) for some in maps])
         probabilities = self.network._fc(features).softmax(dim=1)

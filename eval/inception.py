@@ -12,7 +12,7 @@ import torch
 from ..baselines.inception_network import SIDE, InceptionV3
 from ..baselines.published_weights import fill
 from ..files import digest_of_file
-from .judges import Look, Training
+from .judges import Look, Training, at_once
 from .resize import tf1_bilinear
 from .weights import find_weights
 
@@ -29,8 +29,6 @@ class InceptionJudge:
     """2,048 pooled features, and probabilities of the 1,008 classes from the logits without their bias."""
 
     name = "inception"
-    BATCH = 16
-    """More are no faster on a processor, and take 10 MB of activations each."""
 
     def __init__(self, path: Path) -> None:
         self.network = InceptionV3()
@@ -43,7 +41,7 @@ class InceptionJudge:
     def look(self, images: torch.Tensor) -> Look:
         """Return features [N, 2048] and class probabilities [N, 1008] of images uint8 [N, 3, H, W]."""
         device = self.network.fc.weight.device
-        parts = torch.split(images, self.BATCH)
+        parts = torch.split(images, at_once(device))
         features = torch.cat([self.network(tf1_bilinear(some.to(device), SIDE)).pooled for some in parts])
         logits = features @ self.network.fc.weight.T
         return Look(features=features.cpu(), class_probabilities=logits.softmax(dim=1).cpu())

@@ -194,16 +194,19 @@ def load_reference(path: Path) -> Reference:
         seen = Seen(look=Look(features=rows.pop("features"), **rows), caption_embeddings=embeddings,
                     captions=tuple(texts["captions"]), image_ids=tuple(texts["image_ids"]))  # fmt: skip
         made = Reference(about=texts["about"], moments=moments, seen=seen)
-        _check(made)
+        fault = _fault(made)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (ValueError, KeyError, TypeError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no reference of this version ({error}); remove it and make it anew") from error
+        raise UserError(f"{path}: damaged, or no reference of this version ({type(error).__name__}); make it anew by "
+                        "`t2ibench data reference`") from error  # fmt: skip
+    if fault:
+        raise UserError(f"{path}: {fault}; make it anew by `t2ibench data reference`")
     return made
 
 
-def _check(made: Reference) -> None:
-    """Raise ValueError unless all arrays are finite and fit together."""
+def _fault(made: Reference) -> str:
+    """Return what is wrong if an array is not finite or does not fit the others."""
     look, kept, width = made.seen.look, len(made.seen), len(made.moments.total)
     wanted: dict[str, tuple[torch.Tensor | None, tuple[int, ...], torch.dtype]] = {
         "total": (made.moments.total, (width,), torch.float64),
@@ -219,9 +222,12 @@ def _check(made: Reference) -> None:
         fits = len(shape) == tensor.ndim and all(
             side in (-1, own) for side, own in zip(shape, tensor.shape, strict=True)
         )
-        if not fits or tensor.dtype != dtype or not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, expected finite {dtype} {list(shape)}")
+        if not fits or tensor.dtype != dtype:
+            return f"{name} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} {list(shape)}"
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds NaN or infinity"
     if not (made.moments.n >= kept >= 1 and len(made.seen.captions) == len(made.seen.image_ids) == kept):
-        raise ValueError("its captions, images and their number do not match")
+        return "its captions, images and their number do not match"
     if missing := {"data", "split", "image_size", "digest", "images", "judge", "judge_id"} - set(made.about):
-        raise ValueError(f"it does not say {sorted(missing)[0]}")
+        return f"it does not say {sorted(missing)[0]}"
+    return ""

@@ -19,7 +19,15 @@ def words(comparison: Comparison) -> str:
     parts = [_captions(comparison), _seeds(comparison)]
     if comparison.claims:
         parts.reverse()
+    sides = {"a": comparison.a, "b": comparison.b}
+    parts += [_heedless(side.name, comparison.heedless[key]) for key, side in sides.items()]
     return " ".join(part for part in (*parts, *comparison.notes) if part)
+
+
+def _heedless(name: str, scores: Sequence[str]) -> str:
+    if not scores:
+        return ""
+    return f"With the captions of other images {name} scores as well by {_listed([label(score) for score in scores])}."
 
 
 def _captions(comparison: Comparison) -> str:
@@ -59,9 +67,13 @@ def _verdicts(comparison: Comparison, found: Sequence[Difference], quote: Callab
     a, b = comparison.a.name, comparison.b.name
     said = []
     for key, better, worse in (("a", a, b), ("b", b, a)):
-        if own := [each for each in found if each.separated and each.better == key]:
+        ahead = [each for each in found if each.separated and each.better == key]
+        own = [each for each in ahead if each.score not in comparison.heedless[key]]
+        if own:
             quotes = [quote(each) for each in own[:QUOTED]] + [label(each.score) for each in own[QUOTED:]]
             said.append(f"{better} scores better than {worse}: {_listed(quotes)}")
+        if void := [label(each.score) for each in ahead if each not in own]:
+            said.append(f"{better} is ahead in {_listed(void)}, but no further than with captions of other images")
     if alike := [label(each.score) for each in found if not each.separated]:
         said.append(f"{a} and {b} cannot be told apart by {_listed(alike)}" if not said else
                     f"they cannot be told apart by {_listed(alike)}")  # fmt: skip

@@ -18,7 +18,6 @@ from . import tables, uncertainty
 from .items import FILE, Items, load_items
 from .tables import Run
 from .uncertainty import ALPHA, CLAIM_SEEDS, Estimated
-from .wording import label
 
 SEEDS_TEST = "exact permutation test over seeds"
 SIGNS_TEST = "sign-flip permutation test over images"
@@ -86,6 +85,8 @@ class Comparison:
     """About the methods: a score that all runs have."""
     over_captions: tuple[Difference, ...]
     """About these networks: scores of which each image's value was kept."""
+    heedless: Mapping[str, tuple[str, ...]]
+    """Scores by which the images of side `a` or `b` fit their captions no better than those of other images."""
     notes: tuple[str, ...]
 
     @property
@@ -101,6 +102,7 @@ class Comparison:
         return {"schema": 1, **sides, "protocol": tables.protocol(self.a.runs[0]), "claims": self.claims,
                 "over_seeds": {each.score: _document(each, "seeds") for each in self.over_seeds},
                 "over_captions": {each.score: _document(each, "captions") for each in self.over_captions},
+                "heedless": {side: list(names) for side, names in self.heedless.items()},
                 "notes": list(self.notes)}  # fmt: skip
 
 
@@ -127,7 +129,9 @@ def chosen_runs(text: str, runs: Path) -> list[Run]:
         raise UserError(f"{text}: no folder of a run, and {runs} holds no finished runs; `t2ibench run` makes one, "
                         "--runs names another folder")  # fmt: skip
     if not named:
-        raise unknown(f"run or model (finished ones in {runs})", text, {run.record.label for run in found})
+        labels = {run.record.label for run in found}
+        namesakes = {label for label in labels if label.partition("/")[0] == text.partition("/")[0]}
+        raise unknown(f"run or model (finished ones in {runs})", text, namesakes or labels)
     rows = [(table, row) for table in tables.tables(named) for row in table.rows]
     if len(rows) > 1:
         each = "; ".join(f"{row.method}, budget {row.spec['budget']}, {table.title} ({row.runs[0].name})"
@@ -150,10 +154,10 @@ def compare(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Comparison:
     a, b = _sides(_one_method(runs_a), _one_method(runs_b))
     over_seeds, notes = _over_seeds(a, b)
     over_captions, more = _over_captions(a, b)
-    more += [*_heedless(a), *_heedless(b)]
     if not over_seeds and not over_captions:
         raise UserError(f"{runs_a[0].folder} and {runs_b[0].folder}: have no score in common; score them again")
-    return Comparison(a=a, b=b, over_seeds=over_seeds, over_captions=over_captions, notes=(*notes, *more))
+    return Comparison(a=a, b=b, over_seeds=over_seeds, over_captions=over_captions,
+                      heedless={"a": _heedless(a), "b": _heedless(b)}, notes=(*notes, *more))  # fmt: skip
 
 
 def _check_protocols(runs: Sequence[Run]) -> None:
@@ -216,8 +220,8 @@ def _over_seeds(a: Side, b: Side) -> tuple[tuple[Difference, ...], list[str]]:
     return tuple(differences), notes
 
 
-def _heedless(side: Side) -> list[str]:
-    """Return a sentence on the scores by which a side's images fit their captions no better than those of others."""
+def _heedless(side: Side) -> tuple[str, ...]:
+    """Return the scores by which a side's images fit their captions no better than those of other images."""
     found = []
     controls = [score for run in side.runs for score in run.record.controls.get("shuffled", ())]
     for name in sorted({score.name for score in controls}, key=tables.column_order):
@@ -228,8 +232,8 @@ def _heedless(side: Side) -> list[str]:
         gain = np.mean([score.value for score in own]) - np.mean([score.value for score in shuffled])
         error = np.sqrt(sum((score.stderr or 0) ** 2 for score in own + shuffled)) / len(own)
         if gain * (1 if own[0].higher_is_better else -1) <= 2 * error:
-            found.append(label(name))
-    return [f"{side.name} scores as well with the captions of other images by {', '.join(found)}."] if found else []
+            found.append(name)
+    return tuple(found)
 
 
 def _tested_over_seeds(differences: list[Difference], a: NDArray[np.float64],

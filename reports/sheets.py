@@ -113,11 +113,16 @@ def more(table: Table) -> Sheet:
 
 
 def controls(table: Table) -> Sheet:
-    """Return what the headline scores make of real images, untrained networks and images with others' captions."""
+    """Return what scores make of real images, untrained networks and images with others' captions.
+
+    Shown are the headlines, and every score that captions play a part in.
+    """
     lines = [(f"{name}, {text}", row.controls[control]) for name, row in _named(table)
              for control, text in _CONTROLS.items() if control in row.controls]  # fmt: skip
     lines = [(REAL, table.real)] * bool(table.real) + lines
-    columns = sorted({key for _, cells in lines for key in cells if _is_headline(key)}, key=column_order)
+    asking = {key for row in table.rows for key in row.controls.get("shuffled", {})}
+    there = {key for _, cells in lines for key in cells}
+    columns = sorted((key for key in there if _is_headline(key) or key in asking), key=column_order)
     said = ("Untrained: the same network before training. Captions shuffled: each drawn image with the caption of "
             "another. A score that means anything tells both from the trained network.")  # fmt: skip
     return Sheet(title="Controls", corner="Images", headings=tuple(_headings(table, columns)), notes=(said,),

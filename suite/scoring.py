@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..baselines.interface import TextToImage
 from ..dalle.image_tokenizer import DrawsByCodes
 from ..datasets.captioned import Source
-from ..datasets.image_files import ImageFiles
+from ..datasets.image_files import ImageFile, ImageFiles
 from ..datasets.imagefolder import captioned_by, open_source
 from ..datasets.images import size_of
 from ..datasets.store import Store
@@ -151,7 +151,8 @@ def _score(
     draw_with = partial(draw, folder=opened.folder / "samples", watch=watch, settings=settings)
     drawn = draw_with(model, weights, prompts)
     again = draw_with(model, weights, repeated_prompts(prompts))
-    train = None if panel.data.split == "train" else opened.store("train", watch)
+    beside = panel.data.split != "train" and panel.evaluation.train_images > 0
+    train = opened.store("train", watch) if beside else None
     evaluated = evaluate(
         _drawn(panel.data, prompts, drawn.images, again.images,
                lambda: torch.from_numpy(draw_with(_untrained(opened, settings), "untrained", prompts).images)),
@@ -245,17 +246,18 @@ def score_images(
     shorter side of the first by name. They are compared with the evaluation's split of a data set, or its only one.
     Raises UserError for images that were chosen by one of the judges.
     """
-    files = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
+    found = captioned_by(folder, compared.captions) if compared.captions else open_source(folder)
+    # In order of names, as IS cuts them in parts by their places; splits are of no account here.
+    files = sorted((file for split in found.splits for file in found.files[split]), key=lambda file: file.name)
     given = None if compared.reference is None else load_reference(compared.reference)
-    paths = [file.path for split in files.splits for file in files.files[split]]
-    size = image_size or (given.about["image_size"] if given else min(size_of(min(paths))))
+    size = image_size or (given.about["image_size"] if given else min(size_of(files[0].path)))
     if given is not None and size != given.about["image_size"]:
         raise UserError(f"--size {size}: the reference {compared.reference} is of {given.about['image_size']} px")
     drawn, choosers = _from_files(folder, files, size), ranked_by(folder)
     training, names = Training(train=_untaught, held_out=lambda: None), evaluation.judges
     real: Known | None = None
     train: Known | None = None
-    notes = _resized(paths, size)
+    notes = _resized(files, size)
     if compared.data is not None:
         source: Source = find_dataset(compared.data)(compared.root)
         split = evaluation.split if len(source.splits) > 1 else source.splits[0]
@@ -263,20 +265,20 @@ def score_images(
         if given is None:
             test = prepared(source, split, size, watch)
             real = known(test, watch)
-            if "train" in source.splits and split != "train":
+            if "train" in source.splits and split != "train" and evaluation.train_images:
                 seen = prepared(source, "train", size, watch)
                 train, notes = known(seen, watch, evaluation.train_images), notes + class_notes(seen, test)
     if given is not None and compared.reference is not None:
         names, real = (given.about["judge"],), partial(_same_judge, given, compared.reference)
     judges = open_judges(names, training, watch)
     refuse_own_choice(judges, choosers, str(folder))
-    found = evaluate(drawn, judges, real, train, watch)
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
+    evaluated = evaluate(drawn, judges, real, train, watch)
+    return dataclasses.replace(evaluated, notes=(*evaluated.notes, *notes))
 
 
-def _resized(paths: Sequence[Path], size: int) -> list[str]:
+def _resized(files: Sequence[ImageFile], size: int) -> list[str]:
     """Return a line if images are not of the size at which they are looked at."""
-    sizes = [size_of(path) for path in paths]
+    sizes = [size_of(file.path) for file in files]
     others = [own for own in sizes if own != (size, size)]
     if not others:
         return []
@@ -285,10 +287,10 @@ def _resized(paths: Sequence[Path], size: int) -> list[str]:
             "and the like; their centre squares were resized, which moves every score"]  # fmt: skip
 
 
-def _from_files(folder: Path, files: ImageFiles, size: int) -> Drawn:
-    images = torch.empty(sum(map(files.size, files.splits)), 3, size, size, dtype=torch.uint8, device="cpu")
+def _from_files(folder: Path, files: Sequence[ImageFile], size: int) -> Drawn:
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8, device="cpu")
     captions: list[list[str]] = []
-    for chunk in (chunk for split in files.splits for chunk in files.chunks(split, size)):
+    for chunk in ImageFiles("drawn", {"all": files}).chunks("all", size):
         images[len(captions) : len(captions) + len(chunk.images)] = torch.from_numpy(chunk.images)
         captions += chunk.captions
     if missing := sum(not own for own in captions):

@@ -258,9 +258,17 @@ def test_a_side_that_others_captions_fit_as_well_is_named(tmp_path: Path) -> Non
         return folder
 
     # Two standard errors of the difference are 0.028.
-    notes = compared([side("deaf", 0.037, 0.01)], [side("hears", 0.04, 0.01)]).notes
-    assert notes[-1] == "deaf/tiny scores as well with the captions of other images by R-precision@scenes."
-    assert not any("hears" in note for note in notes if "as well" in note)
+    found = compared([side("deaf", 0.037, 0.01)], [side("hears", 0.04, 0.01)])
+    assert found.heedless == {"a": ("r_precision@scenes",), "b": ()}
+    assert "With the captions of other images deaf/tiny scores as well by R-precision@scenes." in answer.words(found)
+
+
+def test_a_lead_that_captions_play_no_part_in_is_no_better_score(pair: tuple[Path, Path]) -> None:
+    shuffled = Score(metric="r_precision", judge="scenes", value=0.75, stderr=0.1, n=500, higher_is_better=True)
+    save(pair[0], replace(load(pair[0]), controls={"shuffled": (shuffled,)}))
+    said = answer.words(compared(pair[:1], pair[1:]))
+    assert "first/tiny is ahead in R-precision@scenes, but no further than with captions of other images" in said
+    assert "scores better than" not in said
 
 
 @pytest.mark.parametrize("changed", [

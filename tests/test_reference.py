@@ -101,14 +101,14 @@ def test_a_malformed_reference_is_refused_in_one_line(name: str, value: Any, sma
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, **(arrays | {name: value}))
-    with pytest.raises(UserError, match=r"r\.npz: no reference of this version"):
+    with pytest.raises(UserError, match=r"r\.npz: (damaged, or no reference|.*make it anew)"):
         load_reference(path)
 
 
 def test_a_cut_off_reference_is_refused(small: Reference, tmp_path: Path) -> None:
     save_reference(tmp_path / "r.npz", small)
     (tmp_path / "r.npz").write_bytes((tmp_path / "r.npz").read_bytes()[:-300])
-    with pytest.raises(UserError, match=r"r\.npz: no reference"):
+    with pytest.raises(UserError, match=r"r\.npz: damaged, or no reference"):
         load_reference(tmp_path / "r.npz")
     with pytest.raises(UserError, match="no such file"):
         load_reference(tmp_path / "none.npz")

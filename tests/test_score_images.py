@@ -53,6 +53,23 @@ def test_captions_alone_are_enough_for_alignment(call: Call, drawn: Path, captio
     assert found["r_precision@scenes"] > 0.9, "rows name their images"
 
 
+def test_a_folder_is_scored_in_the_order_of_names_wherever_its_captions_lie(
+    call: Call, drawn: Path, captions: Path
+) -> None:
+    by_file = scored(call, "--images", drawn, "--captions", captions, "--judges", "scenes")
+    for file, line in zip(sorted(drawn.iterdir()), captions.read_text().splitlines(), strict=True):
+        file.with_suffix(".txt").write_text(line)
+    assert scored(call, "--images", drawn, "--judges", "scenes") == by_file
+
+
+def test_the_training_images_can_be_left_out(call: Call, drawn: Path, captions: Path) -> None:
+    arguments = ("score", "--images", drawn, "--captions", captions, "--data", "scenes", "--judges", "scenes", "--json")
+    code, out, err = call(*arguments, "--train-images", "0")
+    assert code == 0 and "no training images are compared with" in err
+    found = json.loads(out)
+    assert "copied@scenes" not in found["scores"] and "fid@scenes" not in found["controls"]["real"]
+
+
 def test_a_saved_reference_stands_for_its_data(call: Call, drawn: Path, captions: Path, tmp_path: Path) -> None:
     code, out, err = call("data", "reference", "scenes", "--size", "32", "--split", "val", "--judges", "scenes,reader",
                           "--out", tmp_path / "kept", "--json")  # fmt: skip
@@ -115,12 +132,16 @@ def test_images_of_several_sizes_are_brought_to_one(call: Call, drawn: Path, cap
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--judges", "scenes", "--reference", "x.npz"], "leave out --judges"),
     ([], "give --data NAME or --reference FILE"),
+    (["--judges", "scenes", "--captions", "GAP"], "line 3: an empty caption"),
     (["--reference", "none.npz"], "no such file"), (["--judges", "in-domain"], "taught on a data set"),
     (["--judges", "inception"], "pt_inception-2015-12-05"), (["--judges", "scenes", "--samples", "9"], "go with a run"),
 ])
 def test_mistakes_are_said_in_one_line(
     arguments: list[str], said: str, call: Call, drawn: Path, captions: Path
 ) -> None:
+    gap = captions.with_name("gap.txt")
+    gap.write_text("a\nb\n\nc\n")
+    arguments = [str(gap) if argument == "GAP" else argument for argument in arguments]
     code, _, err = call("score", "--images", drawn, "--captions", captions, *arguments)
     assert code == 2 and said in err.splitlines()[-1], err
 
