@@ -55,7 +55,6 @@ Sizes = Annotated[str, typer.Option("--size", help="Side in pixels, or sides fro
 Checkpoint = Annotated[float, typer.Option("--checkpoint-seconds", help="Least time between checkpoints.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
-
 SAMPLES = 2000
 """Images that a run is scored by, unless something else is asked for."""
 
