@@ -38,7 +38,11 @@ class FeatureMoments:
     def from_features(cls, features: torch.Tensor) -> "FeatureMoments":
         """Return the moments of features [N, D] of any float type; raise UserError on NaN or infinity."""
         rows = checked_rows(features, None, "features").cpu()
-        return cls(n=len(rows), total=rows.sum(dim=0), outer=rows.T @ rows)
+        made = cls(n=len(rows), total=rows.sum(dim=0), outer=rows.T @ rows)
+        if 1 < len(rows) <= rows.shape[1]:
+            # Of so few images the features themselves are a factor; found from the covariance it would take seconds.
+            vars(made)["factor"] = centred(rows).T
+        return made
 
     def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
         total, outer = self.total + other.total, self.outer + other.outer
@@ -68,7 +72,7 @@ class FeatureMoments:
 
     @functools.cached_property
     def factor(self) -> torch.Tensor:
-        """F [D, R] with F F^T the covariance, lower triangular or of R = `rank` columns."""
+        """F [D, R] with F F^T the covariance, lower triangular or of `rank` columns, or one more."""
         covariance = self.covariance
         if self.rank == len(covariance):
             factor: torch.Tensor
@@ -95,7 +99,7 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     _check_sides(a, b.n, len(b.total))
     factor, covariance = a.factor, b.covariance
     overlap = _sum_of_singular_values(
-        _between(factor, covariance), min(factor.shape[1], b.rank), lambda: factor.T @ b.factor)
+        _between(factor, covariance), min(a.rank, b.rank), lambda: factor.T @ b.factor)
     return _distance(a, b.mean, b.trace, overlap)
 
 
@@ -108,13 +112,21 @@ def frechet_distance_of_features(reference: FeatureMoments, features: torch.Tens
     _check_sides(reference, *rows.shape)
     if len(rows) > rows.shape[1]:
         return frechet_distance(reference, FeatureMoments.from_features(rows))
-    # The centred features over (N - 1)^(1/2) are a factor of their covariance, of N columns only.
-    mean = rows.mean(dim=0)
-    centred = (rows - mean) / (len(rows) - 1) ** 0.5
+    factor = centred(rows)
+    if "factor" in vars(reference):
+        across = factor @ reference.factor
+        square = across @ across.T
+    else:
+        square = factor @ reference.covariance @ factor.T
     overlap = _sum_of_singular_values(
-        centred @ reference.covariance @ centred.T, min(reference.rank, len(rows) - 1),
-        lambda: centred @ reference.factor)
-    return _distance(reference, mean, float(centred.square().sum()), overlap)
+        square, min(reference.rank, len(rows) - 1), lambda: factor @ reference.factor)
+    return _distance(reference, rows.mean(dim=0), float(factor.square().sum()), overlap)
+
+
+def centred(rows: torch.Tensor) -> torch.Tensor:
+    """Return features [N, D] less their mean, over (N - 1)^(1/2): X with X^T X their covariance."""
+    factor: torch.Tensor = (rows - rows.mean(dim=0)) / (len(rows) - 1) ** 0.5
+    return factor
 
 
 def fid_infinity(real: FeatureMoments, fake: torch.Tensor, seed: int) -> Estimate:
