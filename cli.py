@@ -270,8 +270,8 @@ def score(
             _show_scores(record, opened.folder, as_json)
         elif images is not None:
             compared = Compared(data=data, root=root, reference=reference, captions=captions)
-            found = score_images(images, compared, image_size=size, watch=watch,
-                                 evaluation=_evaluation(data or "", split, SAMPLES, judges, True, train_images))
+            evaluation = _evaluation(data or "", split, SAMPLES, judges, train_images=train_images)
+            found = score_images(images, compared, image_size=size, watch=watch, evaluation=evaluation)
             _show_scores(found, None, as_json)
 
 

@@ -154,11 +154,7 @@ class Captioner:
 
 def open_captioner(training: Training) -> Captioner:
     """Return the captioner of the data at hand, taught on its train split unless that was done before."""
-
-    def teach(path: Path) -> None:
-        save_captioner(path, training.train(), training.held_out(), images=IMAGES, progress=training.progress)
-
-    return Captioner(taught(training, "captioner", RECIPE, IMAGES, teach))
+    return Captioner(taught(training, "captioner", RECIPE, IMAGES, save_captioner))
 
 
 def save_captioner(

@@ -88,11 +88,7 @@ def networks_of(damsm: DAMSM) -> torch.nn.ModuleDict:
 
 def open_judge(training: Training) -> DAMSMJudge:
     """Return the DAMSM of the data at hand, taught on its train split unless that was done before."""
-
-    def teach(path: Path) -> None:
-        save_damsm(path, training.train(), training.held_out(), images=IMAGES, progress=training.progress)
-
-    return DAMSMJudge(taught(training, "damsm", RECIPE, IMAGES, teach))
+    return DAMSMJudge(taught(training, "damsm", RECIPE, IMAGES, save_damsm))
 
 
 def save_damsm(

@@ -141,11 +141,10 @@ def scenes_judge(training: Training) -> JointJudge:
 def in_domain_judge(training: Training) -> JointJudge:
     """Return the judge of the data at hand, trained on its train split unless that was done before."""
 
-    def teach(path: Path) -> None:
-        train, held_out = [training.train()], training.held_out()
-        save_judge(path, train, held_out, images=IN_DOMAIN_IMAGES, progress=training.progress)
+    def save(path: Path, train: CaptionedDataset, held_out: CaptionedDataset | None, **how: Any) -> None:
+        save_judge(path, [train], held_out, **how)
 
-    return JointJudge("in-domain", taught(training, "in-domain", RECIPE, IN_DOMAIN_IMAGES, teach))
+    return JointJudge("in-domain", taught(training, "in-domain", RECIPE, IN_DOMAIN_IMAGES, save))
 
 
 def save_judge(

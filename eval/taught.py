@@ -22,8 +22,10 @@ UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensor
 """What opening a damaged or foreign file raises."""
 
 
-def taught(training: Training, kind: str, recipe: int, images: int, teach: Callable[[Path], None]) -> Path:
-    """Return the file of a judge of this `kind`; `teach` writes it unless that was done before.
+def taught(training: Training, kind: str, recipe: int, images: int, save: Callable[..., None]) -> Path:
+    """Return the file of a judge of this `kind`; `save` teaches and writes it unless that was done before.
+
+    It is called with the path, the train split, the held-out one or None, and by name `images` and `progress`.
 
     `recipe` is raised when the network, its training or the file changes, so that no older one is taken for a new one.
     Another train split, number of `images` to learn from, or held-out split is another file.
@@ -32,7 +34,7 @@ def taught(training: Training, kind: str, recipe: int, images: int, teach: Calla
     key = digest_of([kind, recipe, images, train.digest, held_out.digest if held_out else None])[:12]
     path = cache_folder() / "judges" / f"{train.name}-{kind}-{key}.safetensors"
     if not path.exists():
-        teach(path)
+        save(path, train, held_out, images=images, progress=training.progress)
     return path
 
 
