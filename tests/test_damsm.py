@@ -25,7 +25,7 @@ def encoder() -> WordLSTM:
     return made
 
 
-def some(images: int = 5, captions: int = 7, regions: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def some(images: int = 11, captions: int = 7, regions: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     lengths = torch.arange(captions) % 6 + 1
     mask = torch.arange(6) < lengths[:, None]
