@@ -5,8 +5,7 @@
 
 Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
 making a batch takes (in a thread of its own, beside the step), `rest` what the loop takes over the bare step: seeds,
-average of the weights, logging, waiting for data, and a stage's beginning and end over the steps of one block; there
-are no checkpoints and no grids.
+average of the weights, logging, waiting for data. There are no checkpoints and no grids.
 """
 
 import argparse
@@ -41,7 +40,7 @@ def main() -> None:
     """Print a line a stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[f"{name}/tiny" for name in MODELS], metavar="MODEL/PRESET")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each stage, about")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each stage, about")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -78,32 +77,35 @@ def measure(stage: Stage, data: Store, augmentation: Augmentation, precision: st
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
                 stage.train_step(batch)
 
-    def loop(steps: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            whole = StageLoop(
-                stage, data, Path(folder), position=Position(), steps=steps, seed=0, precision=precision, costs=[],
-                watch=silent, checkpoint_seconds=1e9, draw_grid=lambda images: None, augmentation=augmentation,
-            )  # fmt: skip
-            whole.grid_every = steps + 1
-            whole.run()
-
     def load(steps: int) -> None:
         for step in range(steps):
             loader.batch(step)
 
+    def looped(steps: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            # From the second step on: the first one draws a grid.
+            whole = StageLoop(
+                stage, data, Path(folder), position=Position(step=1), steps=1 + steps, seed=0, precision=precision,
+                costs=[], watch=silent, checkpoint_seconds=1e9, draw_grid=lambda images: None,
+                augmentation=augmentation,
+            )  # fmt: skip
+            whole.grid_every = steps + 2
+            return timed(whole.run) / steps
+
     bare(2)
-    steps = max(3, round(seconds / (2 * BLOCKS) / timed(bare, 2)))
-    blocks = [[timed(part, steps) for part in (bare, loop, load)] for _ in range(BLOCKS)]
+    steps = max(4, round(seconds / (2 * BLOCKS) / timed(lambda: bare(4)) * 4))
+    blocks = [[timed(lambda: bare(steps)) / steps, looped(steps), timed(lambda: load(steps)) / steps]
+              for _ in range(BLOCKS)]  # fmt: skip
     return Timing(*(sorted(column)[BLOCKS // 2] for column in zip(*blocks, strict=True)))
 
 
-def timed(part: Callable[[int], None], steps: int) -> float:
-    """Return the seconds a step of `part(steps)`."""
+def timed(part: Callable[[], object]) -> float:
+    """Return the seconds that `part` takes."""
     started = time.perf_counter()
-    part(steps)
+    part()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / steps
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

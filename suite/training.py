@@ -68,12 +68,12 @@ class Average:
         half_life = min(self.half_life, self.RAMP * images_seen)
         decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
         for name, network in self.networks.items():
-            averages = self.copies[name].state_dict()
-            for key, current in network.state_dict().items():
-                if current.is_floating_point():
-                    averages[key].lerp_(current, 1 - decay)
-                else:
-                    averages[key].copy_(current)
+            pairs = list(zip(_tensors(self.copies[name]), _tensors(network), strict=True))
+            for average, current in pairs:
+                if not current.is_floating_point():
+                    average.copy_(current)
+            averages, currents = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
+            torch._foreach_lerp_(averages, currents, 1 - decay)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -99,6 +99,11 @@ class Average:
         """Restore the averages."""
         for name, network in self.copies.items():
             network.load_state_dict(state[name])
+
+
+def _tensors(network: nn.Module) -> Iterator[torch.Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 def train(
