@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,7 +128,7 @@ def train(
 
     Leaves in `folder`: `tokenizers.json` of a model that has some, `train.jsonl`, `weights.safetensors` and last
     `training.json`, the costs; until then `checkpoint.safetensors` and the networks after each finished stage.
-    Raises UserError when a loss is not finite.
+    Raises UserError when a loss is not finite, and of a budget above 0 too small for a batch in every stage.
     """
     tokenizers = folder / "tokenizers.json"
     if tokenizers.exists():
@@ -138,6 +138,7 @@ def train(
     shares = [stage.share for stage in stages]
     if min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise UserError(f"the stages' shares of the budget are {shares}, expected none below 0 and the sum 1")
+    _check_budget(budget, stages)
     checkpoint = folder / "checkpoint.safetensors"
     state = load_state(checkpoint) if checkpoint.exists() else {}
     start = Position(**state.get("position", {}))
@@ -163,6 +164,13 @@ def train(
     for number in range(len(stages)):
         (folder / f"stage-{number}.safetensors").unlink(missing_ok=True)
     return tuple(costs)
+
+
+def _check_budget(budget: int, stages: Sequence[Stage]) -> None:
+    """Refuse a budget of which a stage with a share would get no step; 0 trains nothing, and is meant to."""
+    least, name = max((math.ceil(stage.batch_size / stage.share), stage.name) for stage in stages if stage.share)
+    if 0 < budget < least:
+        raise UserError(f"budget {budget:,}: not one batch for stage {name}; expected 0, or {least:,} images or more")
 
 
 class StageLoop:

@@ -225,7 +225,8 @@ def test_who_ranks_is_known_by_its_token_embedding(dalle: DallE) -> None:
 
 
 def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
-    settings = [part for name, value in SMALL["dalle"].items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    settings = [part for name, value in [*SMALL["dalle"].items(), ("clip.batch_size", 32)]
+                for part in ("--set", f"{name}={json.dumps(value)}")]
     code, out, _ = call("train", "dalle", "--budget", "256", "--runs", tmp_path, "--json", *settings)
     assert code == 0
     folder = json.loads(out)["run"]

@@ -89,6 +89,12 @@ def test_budget_of_zero_leaves_the_untrained_network(world: Store, tmp_path: Pat
     assert model.lines[0].weight.item() == before and (tmp_path / "weights.safetensors").exists()
 
 
+def test_budget_of_which_a_stage_would_get_no_batch(world: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"budget 19: not one batch for stage stage1; expected 0, or 20 images or more"):
+        train(ToyModel(), world, tmp_path, budget=19, seed=0)
+    assert [cost.steps for cost in train(ToyModel(), world, tmp_path, budget=20, seed=0)] == [1, 1]
+
+
 def test_shares_must_sum_to_one(world: Store, tmp_path: Path) -> None:
     model = ToyModel()
     stages = model.stages(world)
