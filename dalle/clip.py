@@ -5,7 +5,7 @@ reranking: Ramesh et al. 2021, arXiv:2102.12092, section 2.6. Trained here, or w
 - Pairs of equal captions, and captions of one image, are not each other's negatives: with batches from a small data
   set they are frequent, with the published 400 million pairs they are not.
 - Both transformers are drawn alike at the start; the published code says it of the text's alone.
-- Images are not cropped at random here; that is the loader's business.
+- Images are not cropped at random, and captions have no token for their start.
 """
 
 import math
@@ -27,6 +27,7 @@ from ..baselines.text_transformer import MAX_LOGIT_SCALE, TextTransformer, contr
 from ..datasets.bpe import BPETokenizer
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.tokenizers import Tokenizer
+from ..datasets.user_files import short
 from ..errors import UserError
 from .clip_image_encoders import HEAD_WIDTH, RESNET_STRIDE, ModifiedResNet, VisionTransformer, initialise_blocks
 from .clip_inputs import open_tokenizer, prepare
@@ -102,8 +103,9 @@ class CLIPConfig:
             raise UserError(f"clip.share={self.share:g}, warm_up={self.warm_up:g}: expected shares of 1, warm_up below")
         if bool(self.weights) != bool(self.published_tokenizer):
             raise UserError("clip.weights, clip.published_tokenizer: expected both files or none, they belong together")
-        if self.weights and self.share:
-            raise UserError(f"clip.share={self.share:g}: expected 0, published weights are not trained further")
+        if bool(self.weights) == bool(self.share):
+            expected = "0, published weights are not trained further" if self.weights else "above 0, or clip.weights"
+            raise UserError(f"clip.share={self.share:g}: expected {expected}")
         self._check_image_encoder()
 
     def _check_image_encoder(self) -> None:
@@ -176,9 +178,18 @@ class CLIP(nn.Module):
             )
 
     def read(self, captions: Sequence[str]) -> torch.Tensor:
-        """Return embeddings [N, D] of captions, not normalised; before a vocabulary is learned, bytes are read."""
+        """Return embeddings [N, D] of captions, not normalised; before a vocabulary is learned, bytes are read.
+
+        Raises UserError for a caption that published weights would see cut.
+        """
         if self.config.weights:
             rows = self.published_tokenizer.encode_batch(list(captions))
+            for caption, row in zip(captions, rows, strict=True):
+                if row.overflowing:
+                    raise UserError(
+                        f"prompt {short(repr(caption))}: takes more tokens than the {self.config.context} that CLIP "
+                        "reads; shorten it"
+                    )
             tokens = torch.tensor([row.ids for row in rows], device="cpu")
         else:
             tokenizer = self.tokenizers.get("clip") or BPETokenizer((), self.config.context)

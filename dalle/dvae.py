@@ -3,7 +3,8 @@
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), section 2.1 and appendix A. Codes are
 relaxed by Gumbel-softmax (Jang et al. 2016, arXiv:1611.01144) in the forward and the backward pass, and chosen by
 argmax once it is taught. Images are scored by the logit-Laplace distribution, whose scale is learned for every pixel.
-The divergence of codes from uniform is that of the encoder's own softmax, without noise.
+The divergence of codes from uniform is that of the encoder's own softmax, without noise. Images are not cropped at
+random, as they are there.
 """
 
 import math

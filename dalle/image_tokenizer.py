@@ -164,9 +164,9 @@ class CodebookUse:
             counts += level.flatten().bincount(minlength=len(counts))
 
     @property
-    def used(self) -> float:
-        """Return the share of all levels' codes that were seen at all."""
-        return float((self.counts > 0).double().mean())
+    def used(self) -> list[float]:
+        """Return the share of each level's codes that were seen at all."""
+        return [float((counts > 0).double().mean()) for counts in self.counts]
 
     @property
     def perplexity(self) -> float:
@@ -212,6 +212,8 @@ class Teaching:
                 f"teaching: batch_size={self.batch_size}, rate_falls_over={self.rate_falls_over:g}: expected 1 or "
                 "more, and above 0 up to 1"
             )
+        if min(self.learning_rate, self.last_learning_rate, self.weight_decay, self.ema_kimg) < 0:
+            raise UserError("teaching: expected learning_rate, last_learning_rate, weight_decay, ema_kimg of 0 or more")
 
 
 class TokenizerStage:

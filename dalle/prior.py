@@ -59,11 +59,12 @@ class PriorConfig:
         for name in ("text_weight", "caption_dropout", "bpe_dropout", "warm_up"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"prior.{name}={getattr(self, name):g}: expected from 0 to below 1")
-        if self.batch_size < 1 or min(self.learning_rate, self.ema_kimg) < 0:
+        if self.batch_size < 1 or not 0 < self.share < 1:
             raise UserError(
-                f"prior: batch_size={self.batch_size}, learning_rate={self.learning_rate:g}, ema_kimg="
-                f"{self.ema_kimg:g}: expected 1 or more, and 0 or more"
+                f"prior: batch_size={self.batch_size}, share={self.share:g}: expected 1 or more, and between 0 and 1"
             )
+        if min(self.learning_rate, self.last_rate, self.weight_decay, self.ema_kimg) < 0:
+            raise UserError("prior: expected learning_rate, last_rate, weight_decay and ema_kimg of 0 or more")
 
 
 class PriorStage:

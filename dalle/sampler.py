@@ -5,6 +5,7 @@ numbers. Guidance: Ho and Salimans 2022 (arXiv:2207.12598), for a transformer of
 (arXiv:2203.13131): logits without the caption + scale x the difference that the caption makes, before any filter.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,11 +30,14 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""
-        if 0 < self.temperature < 1e-3 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        heat = self.temperature
+        if heat and not 1e-3 <= heat < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
-                f"sampling: temperature={self.temperature:g}, top_k={self.top_k}, top_p={self.top_p:g}: expected 0 or "
-                "from 0.001, 0 or more, and above 0 up to 1"
+                f"sampling: temperature={heat:g}, top_k={self.top_k}, top_p={self.top_p:g}: expected 0 or from 0.001, "
+                "0 or more, and above 0 up to 1"
             )
+        if not math.isfinite(self.guidance):
+            raise UserError(f"sampling.guidance={self.guidance:g}: expected a number")
 
 
 @torch.inference_mode()
@@ -80,8 +84,8 @@ def pick(logits: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig) -
         return logits.argmax(-1).expand_as(uniforms)
     logits = logits / config.temperature
     if 0 < config.top_k < logits.shape[-1]:
-        least = logits.topk(config.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
+        best = logits.topk(config.top_k)
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, best.indices, best.values)
     probabilities = logits.double().softmax(-1)
     if config.top_p < 1:
         ranked, order = probabilities.sort(-1, descending=True)

@@ -29,8 +29,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what leaves no budget."""
-        if not 0 <= self.share < 1:
-            raise UserError(f"tokenizer.share={self.share:g}: expected from 0 to below 1")
+        if not 0 < self.share < 1:
+            raise UserError(f"tokenizer.share={self.share:g}: expected above 0 and below 1")
 
 
 _TINY_CODEC = CodecConfig(width=32, first_decoder_width=64, blocks=1, stride=4, unshuffle=2, kernel=3, gain=1.0)

@@ -34,13 +34,15 @@ def reconstruction_notes(tokenizer: ImageTokenizer, data: CaptionedDataset, judg
     ssim = np.average([similarity(*part) for part in parts], weights=[len(part[0]) for part in parts])
     kept = [f"PSNR {psnr:.1f} dB", f"SSIM {ssim:.3f}"]
     kept += [f"FID@{judge.name} {reconstruction_fid(made, data, judge):.4g}" for judge in judges]
-    kept += [f"{use.used:.0%} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
+    shares = ", ".join(f"{share:.0%}" for share in use.used)
+    kept += [f"{shares} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
     notes = [f"reconstructions of real {data.split} images by their codes: {', '.join(kept)}"]
-    if use.used * tokenizer.num_codes < COLLAPSED * min(tokenizer.num_codes, codes.numel()):
-        notes.append(
-            f"codebook collapse: {use.used:.1%} of {tokenizer.num_codes:,} codes are in use; teach the tokenizer with "
-            "more images, or take another kind of it"
-        )
+    for share, side in zip(use.used, tokenizer.grids, strict=True):
+        if share * tokenizer.num_codes < COLLAPSED * min(tokenizer.num_codes, len(images) * side * side):
+            notes.append(
+                f"codebook collapse: {share:.1%} of {tokenizer.num_codes:,} codes are in use on the grid of {side} x "
+                f"{side}; teach the tokenizer with more images, or take another kind of it"
+            )
     return notes
 
 

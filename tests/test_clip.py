@@ -195,8 +195,9 @@ def test_published_weights_read_captions_by_their_own_tokenizer(tmp_path: Path) 
     tokens = torch.tensor([[298, 0, 1, 299], [298, 2, 299, 0]])
     expected = F.normalize(clip.text.read(tokens)[[0, 1], [3, 2]], dim=1)
     torch.testing.assert_close(clip.embed_captions(["Red circle", "blue"]), expected)
-    cut, full = clip.embed_captions(["red " * 90, "red " * 22])
-    assert torch.equal(cut, full), "22 words between the start and the end"
+    assert len(clip.embed_captions(["red " * 22])) == 1, "22 words between the start and the end"
+    with pytest.raises(UserError, match="prompt 'red red .*: takes more tokens than the 24 that CLIP reads"):
+        clip.embed_captions(["red circle", "red " * 23])
 
 
 @pytest.mark.parametrize(
@@ -275,6 +276,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     [
         ({"weights": "a.pt"}, "published_tokenizer"),
         ({"weights": "a.pt", "published_tokenizer": "b.json"}, "share=0.1: expected 0"),
+        ({"share": 0.0}, "share=0: expected above 0, or clip.weights"),
         ({"patch": 7}, "multiple of patch, 7"),
         ({"image_width": 100}, "multiple of 64"),
         ({"image_encoder": "resnet", "image_size": 48}, "multiple of the stride of resnet, 32"),

@@ -3,12 +3,13 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from t2ibench.datasets.store import Store
 from t2ibench.eval.joint_judge import scenes_judge
 from t2ibench.eval.judges import Training
-from t2ibench.eval.reconstruction import reconstruction_fid, reconstruction_notes
+from t2ibench.eval.reconstruction import reconstruction_fid, reconstruction_notes, similarity
 
 
 class Rounding:
@@ -31,6 +32,18 @@ class Blank(Rounding):
         return super().encode(images) * 0
 
 
+class CoarseIsBlank(Rounding):
+    """A level of 4 x 4 codes before it, which are all alike."""
+
+    grids = (4, 32)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros(len(images), 16, dtype=torch.long), super().encode(images)], 1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return super().decode(codes[:, 16:])
+
+
 def test_a_line_says_what_is_kept_and_another_that_the_codebook_collapsed(held_out: Store) -> None:
     tokenizer = Rounding(64)
     images = held_out.batch(np.arange(len(held_out))).images
@@ -39,11 +52,15 @@ def test_a_line_says_what_is_kept_and_another_that_the_codebook_collapsed(held_o
     errors = ((made.double() - images.double()) ** 2).mean((1, 2, 3))
     psnr = float(sum(10 * math.log10(255**2 / float(error)) for error in errors)) / len(errors)
     assert f"PSNR {psnr:.1f} dB" in line and "SSIM 0." in line
+    assert similarity(images, images) == pytest.approx(1) and similarity(images, images.flip(3)) < 0.9
     shares = np.bincount(tokenizer.encode(images).flatten(), minlength=64) / images[:, 0].numel()
     perplexity = math.exp(-sum(share * math.log(share) for share in shares if share))
     assert f"{(shares > 0).mean():.0%} of 64 codes used, perplexity {perplexity:.0f}" in line
     _, collapsed = reconstruction_notes(Blank(64), held_out, [])
-    assert collapsed.startswith("codebook collapse: 1.6% of 64 codes")
+    assert collapsed.startswith("codebook collapse: 1.6% of 64 codes are in use on the grid of 32 x 32")
+    line, collapsed = reconstruction_notes(CoarseIsBlank(64), held_out, [])
+    assert collapsed.startswith("codebook collapse: 1.6% of 64 codes are in use on the grid of 4 x 4")
+    assert f"2%, {(shares > 0).mean():.0%} of 64 codes used" in line
 
 
 def test_images_that_are_kept_whole_have_no_distance(held_out: Store) -> None:

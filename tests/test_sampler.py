@@ -1,5 +1,7 @@
 """Sampling with a cache: the same numbers as without it, whatever the mask, the guidance and the image prompt."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -38,11 +40,16 @@ def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
     transformer = small(attention)
     text, codes = captioned()
     with torch.inference_mode():
-        cache = Cache(transformer, prompts=3, candidates=1, shared=leading)
-        states = [cache.read(text, codes[:, :leading])]
-        states += [cache.step(codes[:, at, None], at) for at in range(leading, LENGTH - 1)]
-        cached = transformer.image_head(transformer.norm(torch.cat(states, 1)))
-        torch.testing.assert_close(cached, transformer(text, codes)[1][:, leading:], atol=2e-5, rtol=1e-4)
+        cache = Cache(transformer, prompts=3, candidates=2, shared=leading)
+        # The second candidate of each caption goes on with other codes.
+        both = torch.stack([codes, (codes + 1) % CODES], 1)
+        both[:, :, :leading] = codes[:, None, :leading]
+        states = [cache.read(text, codes[:, :leading]).expand(-1, 2, -1)]
+        states += [cache.step(both[:, :, at], at) for at in range(leading, LENGTH - 1)]
+        cached = transformer.image_head(transformer.norm(torch.stack(states, 2)))
+        for candidate in range(2):
+            whole = transformer(text, both[:, candidate])[1][:, leading:]
+            torch.testing.assert_close(cached[:, candidate], whole, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["sparse", "full"])
@@ -128,6 +135,8 @@ def test_filters() -> None:
     sharpened = (logits / 0.5).softmax(0)
     torch.testing.assert_close(shares(SamplingConfig(temperature=0.5)), sharpened, atol=2e-3, rtol=0)
     assert shares(SamplingConfig(temperature=0.0)).tolist() == [0, 1, 0, 0, 0]
+    of_equal = pick(torch.zeros(1, 1, 5), chances[None], SamplingConfig(top_k=2))
+    assert len(of_equal.unique()) == 2
     torch.testing.assert_close(shares(SamplingConfig(top_k=99)), logits.exp(), atol=2e-3, rtol=0)
 
 
@@ -138,7 +147,10 @@ def test_a_chance_of_nearly_one_is_never_a_code_that_was_filtered_out() -> None:
     assert pick(logits[None, None], last, SamplingConfig()) == 3
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("settings", [
+    {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf}, {"guidance": math.nan},
+    {"guidance": math.inf}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": math.nan},
+])  # fmt: skip
 def test_settings_that_draw_nothing_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(settings))):
         SamplingConfig(**settings)
