@@ -8,8 +8,8 @@ on DRAW (Gregor et al. 2015, arXiv:1502.04623). Bounds are in nats an image, as 
 - The official code counts pixels and rows of the grid from 0, which moves every grid by a pixel and half a stride or
   more; here both count from 1, as in the paper, and a zero offset is the middle of the image.
 - Its batches hold captions of one length; here they are padded, and no attention falls on the padding.
-- The published rate drops to a tenth whenever the bound on the validation images worsens; no stage sees such images,
-  so the rate is constant.
+- The published rate drops to a tenth whenever the bound on the validation images worsens; here it is constant, so that
+  a run is a function of the train split alone.
 - The sharpening network (section 3.4), taught apart as a GAN after the fact, is left out: images are the blurry ones.
 """
 
@@ -410,8 +410,9 @@ class AlignDRAW:
         return [PaintingStage(self)]
 
     def read(self, captions: Sequence[str]) -> Text:
-        """Read captions; row i depends on caption i alone."""
-        return self._attendable(self.tokenizers["words"](captions).to(self.decoder.first.device))
+        """Read captions; row i depends on caption i alone. Before a vocabulary is learned, all words are unknown."""
+        tokenizer = self.tokenizers.get("words", WordTokenizer((), self.config.words))
+        return self._attendable(tokenizer(captions).to(self.decoder.first.device))
 
     def _attendable(self, tokens: torch.Tensor) -> Text:
         words = self.text_encoder(tokens)

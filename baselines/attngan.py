@@ -81,8 +81,20 @@ class AttnGANConfig:
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
         if min(self.generator_width, self.discriminator_width) < 4:
-            raise UserError("generator_width, discriminator_width: expected 4 or more")
-        if self.damsm_weight > 0 and self.text_encoder.kind != "damsm":
+            raise UserError(
+                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 4 "
+                "or more"
+            )
+        if min(self.damsm_weight, self.divergence_weight) < 0:
+            raise UserError(
+                f"damsm_weight={self.damsm_weight:g}, divergence_weight={self.divergence_weight:g}: expected 0 or more"
+            )
+        if self.damsm_weight and self.text_encoder.standardise:
+            raise UserError(
+                f"text_encoder.standardise=true: expected false with damsm_weight={self.damsm_weight:g}, the DAMSM "
+                "matches sentences as it was taught to"
+            )
+        if self.damsm_weight and self.text_encoder.kind != "damsm":
             raise UserError(
                 f"damsm_weight={self.damsm_weight:g}: expected 0 with text_encoder.kind={self.text_encoder.kind}, "
                 "only damsm has regions to match words with"
@@ -259,7 +271,7 @@ class GANStage(AdversarialStage):
             alone, pair = network.alone(seen), network.with_caption(seen, read.sentence)
             adversarial = adversarial + fooling_loss(alone, kind).mean() + fooling_loss(pair, kind).mean()
         loss = adversarial + self.config.divergence_weight * divergence
-        if self.config.damsm_weight > 0:
+        if self.config.damsm_weight:
             parts |= self._match(fakes[-1], read, matching)
             loss = loss + self.config.damsm_weight * (parts["words"] + parts["sentences"])
         self.adversaries.learn("generator", loss)

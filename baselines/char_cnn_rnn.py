@@ -1,6 +1,7 @@
 """Char-CNN-RNN: Reed, Akata, Lee and Schiele 2016, "Learning Deep Representations of Fine-Grained Visual
 Descriptions" (arXiv:1605.05395), in the variant that conditions the GANs of Reed et al. 2016
-(arXiv:1605.05396): three convolutions, a recurrent network, its states averaged over time.
+(arXiv:1605.05396): three convolutions, a recurrent network, its states averaged over time. Weights begin as PyTorch's
+layers do, where the official code draws all from U(-0.08, 0.08).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import nn
 
 from ..datasets.tokenizers import CharacterTokenizer
 from ..errors import UserError
+from .precision import full_precision
 from .reading import ImageEncoder, Read, TextEncoder, matched
 
 
@@ -114,7 +116,7 @@ def joint_embedding_loss(image: torch.Tensor, text: torch.Tensor, matching: torc
     Pairs that `matching` (bool [N, N]) marks are no mismatch. Computed in float32: beside scores of a
     hundred, bfloat16 cannot tell a margin of 1.
     """
-    with torch.autocast(image.device.type, enabled=False):
+    with full_precision(image):
         scores = image.float() @ text.float().T
         right = scores.diag()
         hinges = (1 + scores - right[:, None]).relu() + (1 + scores - right[None]).relu()

@@ -21,6 +21,7 @@ from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
 from ..errors import UserError
 from .inception_network import SIDE, InceptionV3
+from .precision import full_precision
 from .published_weights import fill
 from .reading import Read, TextEncoder, learn_words, matched, reversed_order
 
@@ -74,6 +75,8 @@ class DAMSMConfig:
             raise UserError(f"damsm.text_dim={self.text_dim}: expected an even number, half is read from each end")
         if self.regions < 4 or self.regions & (self.regions - 1):
             raise UserError(f"damsm.regions={self.regions}: expected a power of two from 4")
+        if self.words < 2:
+            raise UserError(f"damsm.words={self.words}: expected 2 or more, a word and the caption's end")
 
 
 class WordLSTM(TextEncoder):
@@ -103,8 +106,10 @@ class WordLSTM(TextEncoder):
         last = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
         embedded = self.dropout(self.embed(tokens))
         order = reversed_order(mask)
-        there, _ = self.forwards(embedded)
-        back, _ = self.backwards(_pick(embedded, order))
+        # Not every processor has LSTMs in bfloat16.
+        with full_precision(embedded):
+            there, _ = self.forwards(embedded.float())
+            back, _ = self.backwards(_pick(embedded, order).float())
         words = torch.cat([there, _pick(back, order)], 2) * mask[:, :, None]
         sentence = torch.cat([_pick(there, last), _pick(back, last)], 2)[:, 0]
         return Read(sentence=sentence, words=words, mask=mask)
@@ -232,7 +237,7 @@ class _Attended(torch.autograd.Function):
         by_near = (by_near - share.view_as(by_near) * by_near.sum(2, keepdim=True)).view_as(near)
         by_near.addcmul_(attention, by_along)
         by_regions = by_words = None
-        with torch.autocast(near.device.type, enabled=False):
+        with full_precision(near):
             if ctx.needs_input_grad[0]:
                 by_inner = torch.bmm(attention.transpose(1, 2), attention * (2 * by_square))
                 every_word = words.flatten(0, 1).expand(len(regions), -1, -1)
@@ -273,7 +278,7 @@ class DAMSM:
     def match(self, images: torch.Tensor, read: Read, matching: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return the losses of images with captions that are read already, in float32, and the share matched."""
         config, seen = self.config, self.image_encoder(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images):
             words = word_scores(
                 seen.regions.float(), read.words.float(), read.mask, gamma1=config.gamma1, gamma2=config.gamma2
             )

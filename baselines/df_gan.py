@@ -6,7 +6,7 @@ Tao, Tang, Wu, Jing, Bao and Xu 2022, "DF-GAN: A Simple and Effective Baseline f
 - It draws with truncated noise, for its FID too; here noise is drawn as it is taught.
 - Its mismatched captions are those of the next image of the batch, which may be true of this one; here they are not.
 - It makes a 1x1 shortcut for every block of the discriminator, and uses it where the number of channels changes; here
-  every block uses its own.
+  every block uses its own, so that all the parameters that are published as its size learn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,6 +68,13 @@ class DFGANConfig:
             raise UserError(f"image_size={self.image_size}: expected a power of two from 16")
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, a caption needs a wrong image")
+        if min(self.generator_width, self.discriminator_width) < 1:
+            raise UserError(
+                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 1 "
+                "or more"
+            )
+        if self.track.discriminator_norm == "batch":
+            raise UserError('track.discriminator_norm=batch: not in this discriminator; expected "none" or "spectral"')
 
 
 TINY = DFGANConfig(

@@ -6,6 +6,7 @@ Every part is a field of `Track`, so that leaving one out is an ablation. DiffAu
 TTUR: Heusel et al. 2017 (arXiv:1706.08500).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,7 +57,11 @@ class Track:
     def __post_init__(self) -> None:
         """Refuse a schedule that cannot be kept."""
         if self.penalty_every < 1:
-            raise UserError(f"penalty_every={self.penalty_every}: expected 1 or more")
+            raise UserError(f"track.penalty_every={self.penalty_every}: expected 1 or more")
+        for name in ("penalty_weight", "generator_learning_rate", "discriminator_learning_rate", "halve_every_kimg",
+                     "ema_kimg"):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"track.{name}={getattr(self, name):g}: expected 0 or more")
 
 
 STABILISED = Track(
@@ -120,7 +125,8 @@ def gradient_penalty(track: Track, logits: torch.Tensor, images: torch.Tensor, t
     """Return the weighted penalty on the gradient of `logits` by real `images` and `text`, both requiring gradients.
 
     R1: weight / 2 x the mean square of the norm by the images. MA-GP: weight x the mean of norm^power of the
-    gradient by images and text together. In float32: powers of the norm leave bfloat16.
+    gradient by images and text together. Norms and their powers, which leave bfloat16, are in float32; the gradient
+    comes from the step's own pass, in its precision.
     """
     by = (images, text) if track.gradient_penalty == "ma-gp" else (images,)
     gradients = torch.autograd.grad(logits.float().sum(), by, create_graph=True)

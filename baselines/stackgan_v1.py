@@ -88,7 +88,10 @@ class StackGANv1Config:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
         least_width = max(4, self.image_size // self.stage1_size)
         if min(self.generator_width, self.discriminator_width) < least_width:
-            raise UserError(f"generator_width and discriminator_width: expected {least_width} or more")
+            raise UserError(
+                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected "
+                f"{least_width} or more"
+            )
 
 
 TINY = StackGANv1Config(

@@ -36,6 +36,7 @@ from .blocks import (
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import Adversarial, divergence_from_normal, fake_loss, fooling_loss, real_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
+from .precision import full_precision
 from .reading import read_frozen
 from .stabilise import STABILISED, AdversarialStage, Track, normalise
 from .text_encoders import SMALL_TEXT, TINY_TEXT, TextEncoderConfig, open_text_encoder, text_stage
@@ -105,7 +106,10 @@ class StackGANv2Config:
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
         if self.generator_width < 1 << self.branches - 1 or self.discriminator_width < 1:
-            raise UserError(f"generator_width: expected {1 << self.branches - 1} or more, branches halve it")
+            raise UserError(
+                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected "
+                f"{1 << self.branches - 1} or more, branches halve it, and 1 or more"
+            )
         if self.track.gradient_penalty == "ma-gp" and not self.conditional:
             raise UserError('track.gradient_penalty=ma-gp: needs captions; without, expected "r1" or "none"')
 
@@ -244,7 +248,7 @@ def generator_loss(fakes: Sequence[Logits], kind: Adversarial) -> torch.Tensor:
 
 def colours(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean [N, 3] and covariance [N, 3, 3] over the pixels of images float [N, 3, S, S], in float32."""
-    with torch.autocast(images.device.type, enabled=False):
+    with full_precision(images):
         pixels = images.float().flatten(2)
         mean = pixels.mean(2)
         centred = pixels - mean[:, :, None]

@@ -71,7 +71,10 @@ class TextDCGANConfig:
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
         if min(self.generator_width, self.discriminator_width) < 4:
-            raise UserError("generator_width, discriminator_width: expected 4 or more")
+            raise UserError(
+                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 4 "
+                "or more"
+            )
 
 
 TINY = TextDCGANConfig(

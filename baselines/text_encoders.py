@@ -40,6 +40,8 @@ class TextEncoderConfig:
         """Refuse what leaves no budget."""
         if not 0 <= self.share < 1:
             raise UserError(f"text_encoder.share={self.share:g}: expected from 0 to below 1")
+        if self.standardise and not self.share:
+            raise UserError("text_encoder.share=0: expected more with text_encoder.standardise, learnt in that stage")
         if min(self.char_cnn_rnn.batch_size, self.damsm.batch_size, self.clip.batch_size) < 2:
             raise UserError("text_encoder: batch_size: expected 2 pairs or more, batch norm needs them")
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .precision import full_precision
+
 MAX_LOGIT_SCALE = 4.6052
 """ln 100: the temperature is clipped so that logits are scaled by at most 100 (section 2.5)."""
 
@@ -90,7 +92,7 @@ def contrastive_loss(
     Pairs that `matching` (bool [N, N]) marks, say equal captions, are not counted as negatives of each other. Computed
     in float32: beside logits of a hundred, bfloat16 cannot tell a half.
     """
-    with torch.autocast(image.device.type, enabled=False):
+    with full_precision(image):
         scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
         twins = matching & ~torch.eye(len(matching), dtype=torch.bool, device=matching.device)

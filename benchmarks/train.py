@@ -4,8 +4,9 @@
     python benchmarks/train.py df-gan/small attngan/tiny-stabilised --seconds 20
 
 Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
-making a batch takes (in a thread of its own, beside the step), `rest` what the loop takes over the bare step: seeds,
-average of the weights, logging, waiting for data. There are no checkpoints and no grids.
+making a batch takes (in a thread of its own, beside the step), `step` that of the bare step (forward, backward,
+optimisers), `rest` what the loop takes over it: seeds, average of the weights, logging, waiting for data. There are no
+checkpoints and no grids.
 """
 
 import argparse
@@ -46,13 +47,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_default_device(options.device)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}")
-    print(f"{'model/preset':<30}{'stage':<14}{'batch':>6}{'step img/s':>12}{'loop img/s':>12}{'data':>7}{'rest':>7}")
+    print(f"{'model/preset':<30}{'stage':<14}{'batch':>6}{'step img/s':>12}{'loop img/s':>12}{'data':>7}{'step':>8}"
+          f"{'rest':>7}")  # fmt: skip
     for name in options.models:
         for stage, data, augmentation in stages(name):
             timing = measure(stage, data, augmentation, options.precision, options.seconds)
             size = stage.batch_size
             print(f"{name:<30}{stage.name:<14}{size:>6}{size / timing.bare:>12.1f}{size / timing.loop:>12.1f}"
-                  f"{timing.data / timing.loop:>7.1%}{timing.loop / timing.bare - 1:>7.1%}", flush=True)  # fmt: skip
+                  f"{timing.data / timing.loop:>7.1%}{timing.bare / timing.loop:>8.1%}"
+                  f"{timing.loop / timing.bare - 1:>7.1%}", flush=True)  # fmt: skip
 
 
 def stages(name: str) -> Iterator[tuple[Stage, Store, Augmentation]]:

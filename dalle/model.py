@@ -93,8 +93,8 @@ PRESETS: Mapping[str, DallEConfig] = {
 # `tiny` and `small` take FSQ for the published dVAE: from some ten thousands of scenes it learns codes that keep small
 # objects (24 dB after 32,000), where the dVAE blurs them (18 dB after 20,000).
 # On grids of 8 x 8 and 16 x 16 full attention is as cheap as sparse. Few images and short captions take larger rates,
-# and a shorter average. Captions are left out now and then, so that samples may be guided. In `tiny` no merges of pieces
-# are passed over: of scenes' captions one in twelve would be cut, and only one in twelve be read as it is in sampling.
+# and a shorter average. Captions are left out now and then, so that samples may be guided. In `tiny` no merges
+# are passed over: of scenes' captions one in twelve would be cut, and one in twelve be read as it is in sampling.
 
 
 class DallE:

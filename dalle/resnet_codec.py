@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..baselines.precision import full_precision
 from ..errors import UserError
-from .precision import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..baselines.precision import full_precision
 from ..errors import UserError
-from .precision import full_precision
 
 Pattern = Literal["full", "row", "column", "convolution"]
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..baselines.interface import from_uint8
+from ..baselines.precision import full_precision
 from ..errors import UserError
 from .image_tokenizer import GridTokenizer, Teaching, TokenizerStage, share_used
-from .precision import full_precision
 from .resnet_codec import in_float32
 
 FINE_CELL, COARSE_CELL = 4, 8

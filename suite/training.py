@@ -282,7 +282,7 @@ class StageLoop:
         last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
         return UserError(
             f"stage {self.stage.name}, step {step}: {what} is not finite; {last}. The same command goes on from "
-            "there, and meets the same numbers again: lower the learning rate, or use --precision float32"
+            "there, and meets the same numbers again; a lower learning rate or --precision float32 begins a new run"
         )
 
     def _save(self) -> None:

@@ -175,7 +175,7 @@ def test_weights_that_are_not_there_are_a_users_mistake() -> None:
 
 
 def test_sizes_that_make_no_network_are_a_users_mistake() -> None:
-    for setting in ({"text_dim": 7}, {"regions": 6}):
+    for setting in ({"text_dim": 7}, {"regions": 6}, {"words": 1}):
         with pytest.raises(UserError, match=next(iter(setting))):
             DAMSMConfig(**setting)
 

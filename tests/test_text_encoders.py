@@ -141,6 +141,8 @@ def test_joint_embedding_loss_by_hand() -> None:
 def test_settings_that_leave_no_budget_or_no_mismatch_are_refused() -> None:
     with pytest.raises(UserError, match="share=1"):
         TextEncoderConfig(share=1.0)
+    with pytest.raises(UserError, match="share=0: expected more with text_encoder.standardise"):
+        TextEncoderConfig(share=0.0, standardise=True)
     with pytest.raises(UserError, match="2 pairs or more"):
         TextEncoderConfig(damsm=DAMSMConfig(batch_size=1))
 

@@ -6,6 +6,6 @@ import torch
 
 
 def full_precision(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which autocast is off on the device of `x`: codes and logits hang on small differences."""
+    """Return a context in which autocast is off on the device of `x`; whoever enters it casts what comes in."""
     # Autocast knows no meta device.
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
