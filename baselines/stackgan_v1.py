@@ -104,15 +104,15 @@ SMALL = StackGANv1Config(
     text_encoder=replace(SMALL_TEXT, standardise=True), augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv1Config()
-TOLD: Mapping[str, Any] = {"track": STABILISED, "divergence_weight": 0.1}
+STABILISED_PARTS: Mapping[str, Any] = {"track": STABILISED, "divergence_weight": 0.1}
 """The stabilised track. With the published divergence, few captions are heeded after some ten thousands of images."""
 PRESETS: Mapping[str, StackGANv1Config] = {
     "tiny": TINY,
-    "tiny-stabilised": replace(TINY, **TOLD),
+    "tiny-stabilised": replace(TINY, **STABILISED_PARTS),
     "small": SMALL,
-    "small-stabilised": replace(SMALL, **TOLD),
+    "small-stabilised": replace(SMALL, **STABILISED_PARTS),
     "paper": PAPER,
-    "paper-stabilised": replace(PAPER, **TOLD),
+    "paper-stabilised": replace(PAPER, **STABILISED_PARTS),
 }
 # The published schedule counts epochs of a small data set; runs of some hundred thousand images end before the
 # first halving, so `tiny` and `small` leave it out, and average the weights instead of waiting for them to settle.

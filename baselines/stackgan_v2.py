@@ -139,17 +139,17 @@ SMALL = StackGANv2Config(
     text_encoder=replace(SMALL_TEXT, standardise=True), augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv2Config()
-TOLD: Mapping[str, Any] = {"track": STABILISED, "discriminators_read": "embedding", "divergence_weight": 0.1}
+STABILISED_PARTS: Mapping[str, Any] = {"track": STABILISED, "discriminators_read": "embedding", "divergence_weight": 0.1}
 """The stabilised track, with discriminators that know the caption whatever the generator makes of it: by its mean, and
 with the published divergence, few captions are heeded after some ten thousands of images."""
 PRESETS: Mapping[str, StackGANv2Config] = {
     "tiny": TINY,
-    "tiny-stabilised": replace(TINY, **TOLD),
+    "tiny-stabilised": replace(TINY, **STABILISED_PARTS),
     "tiny-unconditional": replace(TINY, conditional=False, colour_weight=50.0),
     "small": SMALL,
-    "small-stabilised": replace(SMALL, **TOLD),
+    "small-stabilised": replace(SMALL, **STABILISED_PARTS),
     "paper": PAPER,
-    "paper-stabilised": replace(PAPER, **TOLD),
+    "paper-stabilised": replace(PAPER, **STABILISED_PARTS),
     "paper-unconditional": replace(PAPER, conditional=False, colour_weight=50.0),
 }
 # Runs of some hundred thousand images end before the published average has forgotten its start, so `tiny` and `small`
