@@ -139,7 +139,9 @@ SMALL = StackGANv2Config(
     text_encoder=replace(SMALL_TEXT, standardise=True), augmentation="none", track=Track(ema_kimg=5.0),
 )  # fmt: skip
 PAPER = StackGANv2Config()
-STABILISED_PARTS: Mapping[str, Any] = {"track": STABILISED, "discriminators_read": "embedding", "divergence_weight": 0.1}
+STABILISED_PARTS: Mapping[str, Any] = {
+    "track": STABILISED, "discriminators_read": "embedding", "divergence_weight": 0.1
+}  # fmt: skip
 """The stabilised track, with discriminators that know the caption whatever the generator makes of it: by its mean, and
 with the published divergence, few captions are heeded after some ten thousands of images."""
 PRESETS: Mapping[str, StackGANv2Config] = {
