@@ -15,7 +15,10 @@ from t2ibench.baselines.df_gan import (
     GANStage,
     Generator,
 )
-from t2ibench.baselines.stabilise import STABILISED
+from t2ibench.baselines.interface import from_uint8
+from t2ibench.baselines.mismatch import matching_pairs, mismatched_order
+from t2ibench.baselines.reading import read_frozen
+from t2ibench.baselines.stabilise import STABILISED, Track
 from t2ibench.datasets.store import Store
 from t2ibench.errors import UserError
 from t2ibench.suite.describe import describe
@@ -63,6 +66,32 @@ def gan_stage(**settings: object) -> GANStage:
     stage = DFGAN(config).stages(None)[1]  # type: ignore[arg-type]
     assert isinstance(stage, GANStage)
     return stage
+
+
+def test_losses_of_a_step_by_hand(world: Store) -> None:
+    """With still weights, the fakes and both networks' losses are computed again from the parts."""
+    still = Track(adversarial="hinge", discriminator_norm="none", discriminator_learning_rate=0.0,
+                  generator_learning_rate=0.0)  # fmt: skip
+    stage = gan_stage(track=still)
+    batch = world.batch(range(16))
+    # Captions that say so much that it shows whether a pair is wrong.
+    stage.text_encoder.spread.momentum = 1.0
+    stage.text_encoder.note_spread(batch.captions)
+    stage.discriminator.decide[0].weight.data *= 10
+    wrong_image = batch.images[mismatched_order(matching_pairs(batch, "image"))]
+    torch.manual_seed(3)
+    losses = stage.train_step(batch)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        sentence = read_frozen(stage.text_encoder, batch.captions).sentence
+        fakes = stage.generator(torch.randn(16, 100), sentence)
+        real, wrong, fake = (
+            stage.discriminator(images, sentence)
+            for images in (from_uint8(batch.images), from_uint8(wrong_image), fakes)
+        )
+    by_hand = ((1 - real).relu() + (1 + wrong).relu() / 2 + (1 + fake).relu() / 2).mean()
+    assert float(losses["discriminator"]) == pytest.approx(float(by_hand), rel=1e-4)
+    assert float(losses["generator"]) == pytest.approx(float(-fake.mean()), rel=1e-4)
 
 
 def test_text_encoder_is_frozen_and_both_networks_learn(world: Store) -> None:

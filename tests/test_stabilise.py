@@ -135,6 +135,19 @@ def test_two_rates_and_their_halving() -> None:
     assert rates == [[g, d], [g / 2, d / 2], [g / 2, d / 2]] and g != d
 
 
+def test_what_is_restored_goes_on_at_the_same_rates_and_penalties() -> None:
+    track = replace(STABILISED, halve_every_kimg=0.01, penalty_every=3)
+    kept, restored = (Adversaries(track, nn.Linear(1, 1), nn.Linear(1, 1)) for _ in range(2))
+    for _ in range(2):
+        kept.begin_step(9)
+    restored.load_state_dict(kept.state_dict())
+    for adversaries in (kept, restored):
+        adversaries.begin_step(2)
+        assert adversaries.penalty_is_due()
+        assert adversaries.generator_optimiser.param_groups[0]["lr"] == track.generator_learning_rate / 4
+        assert adversaries.discriminator_optimiser.param_groups[0]["lr"] == track.discriminator_learning_rate / 4
+
+
 def test_a_penalty_every_no_step_is_refused() -> None:
     with pytest.raises(UserError, match="penalty_every=0"):
         Track(penalty_every=0)

@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
+from t2ibench.baselines.interface import from_uint8
+from t2ibench.baselines.mismatch import matching_pairs, mismatched_order
+from t2ibench.baselines.reading import read_frozen
 from t2ibench.baselines.stabilise import Track
 from t2ibench.baselines.text_dcgan import (
     PAPER,
@@ -46,6 +50,31 @@ def gan_stage(objective: str, **settings: object) -> GANStage:
     stage = TextDCGAN(config).stages(None)[1]
     assert isinstance(stage, GANStage)
     return stage
+
+
+def test_losses_of_a_step_by_hand(world: Store) -> None:
+    """With still weights, the fakes and both networks' losses are computed again from the parts."""
+    still = Track(discriminator_learning_rate=0.0, generator_learning_rate=0.0)
+    stage = gan_stage("gan-int-cls", mismatch_weight=0.3, interpolation_weight=0.7, track=still)
+    # Captions that say so much that it shows which are whose.
+    stage.text_encoder.project.weight.data *= 300
+    batch = world.batch(range(16))
+    wrong_image = batch.images[mismatched_order(matching_pairs(batch, "image"))]
+    torch.manual_seed(3)
+    losses = stage.train_step(batch)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        text = read_frozen(stage.text_encoder, batch.captions).sentence
+        fakes = stage.generator(torch.randn(16, 100), text)
+        real, wrong, fake = (
+            stage.discriminator(images, text) for images in (from_uint8(batch.images), from_uint8(wrong_image), fakes)
+        )
+        drawn = torch.cat([text, (text[:8] + text[8:]) / 2])
+        fooled = softplus(-stage.discriminator(stage.generator(torch.randn(24, 100), drawn), drawn))
+    by_hand = (softplus(-real) + 0.3 * softplus(wrong) + 0.7 * softplus(fake)).mean()
+    assert float(losses["discriminator"]) == pytest.approx(float(by_hand), rel=1e-4)
+    by_hand = (fooled[:16].sum() + 0.7 * fooled[16:].sum()) / 24
+    assert float(losses["generator"]) == pytest.approx(float(by_hand), rel=1e-4)
 
 
 def test_wrong_pairs_teach_the_discriminator_only_in_cls(world: Store) -> None:

@@ -1,4 +1,4 @@
-"""The two tracks, over every GAN: what the discriminators are made of, what they see, and what is penalised."""
+"""The two tracks, over every GAN: what the discriminators see, what is penalised, and what is learnt from."""
 
 import math
 from collections.abc import Callable
@@ -20,11 +20,17 @@ from t2ibench.tests.test_models import SMALL
 gans = pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if "tiny-stabilised" in entry.presets])
 
 
-def gan_stages(name: str, track: Track, world: Store) -> list[Any]:
+ADDED = {"divergence_weight": ("divergence",), "colour_weight": ("colour",), "damsm_weight": ("words", "sentences")}
+"""What a generator's loss may have besides the adversarial one, by the setting that weighs it."""
+
+
+def gan_stages(name: str, track: Track, world: Store, **weights: float) -> list[Any]:
+    """Return the stages of a GAN at its smallest, with those of `weights` that it knows."""
     found = find_model(name)
     settings = {key: value for key, value in SMALL[name].items() if not key.startswith("track.")}
+    config = replace(resolve_config(found.presets["tiny"], settings), track=track)
     torch.manual_seed(0)
-    model = found.make(replace(resolve_config(found.presets["tiny"], settings), track=track))
+    model = found.make(replace(config, **{key: value for key, value in weights.items() if hasattr(config, key)}))
     return [stage for stage in model.stages(world) if stage.name != "text_encoder"]
 
 
@@ -42,10 +48,9 @@ def listen(stage: Any, method: str, note: Callable[..., None]) -> None:
     """Have `note` called with what a stage's `Adversaries` is about to be asked by `method`."""
     through = getattr(stage.adversaries, method)
 
-    def call(*inputs: torch.Tensor) -> torch.Tensor:
+    def call(*inputs: Any) -> Any:
         note(*inputs)
-        answer: torch.Tensor = through(*inputs)
-        return answer
+        return through(*inputs)
 
     setattr(stage.adversaries, method, call)
 
@@ -107,6 +112,43 @@ def test_the_penalty_moves_the_discriminator_and_its_weight_matters(name: str, w
         parameters = stage.adversaries.discriminator.parameters()
         learned.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     assert not torch.equal(*learned)
+
+
+@gans
+def test_what_is_learnt_from_is_what_is_reported(name: str, world: Store) -> None:
+    weights = {"divergence_weight": 300.0, "colour_weight": 70.0, "damsm_weight": 1.9}
+    track = replace(STABILISED, adversarial="bce", penalty_weight=1e4, penalty_every=1)
+    for stage in gan_stages(name, track, world, **weights):
+        given: dict[str, float] = {}
+        listen(stage, "learn", lambda who, loss, given=given: given.update({who: loss.item()}))
+        told = learn(stage, world.batch(range(16)))
+        added = {part: weights[key] * told[part] for key, parts in ADDED.items() if hasattr(stage.config, key)
+                 for part in parts}  # fmt: skip
+        assert list(given) == ["discriminator", "generator"]
+        assert given["discriminator"] == pytest.approx(told["discriminator"] + told["penalty"], rel=1e-5)
+        assert given["generator"] == pytest.approx(told["generator"] + sum(added.values()), rel=1e-5)
+        assert min([told["penalty"], *added.values()]) > 1e-3, "so much that it shows"
+
+
+@gans
+def test_every_parameter_of_both_networks_learns(name: str, world: Store) -> None:
+    """In two steps: some of DF-GAN's are multiplied by zeros in the first. By a hinge a last bias may stand."""
+    for stage in gan_stages(name, replace(STABILISED, adversarial="bce"), world):
+        both = (stage.adversaries.generator, stage.adversaries.discriminator)
+        before = [parameter.clone() for network in both for parameter in network.parameters()]
+        for _ in range(2):
+            learn(stage, world.batch(range(16)))
+        names = [f"{type(network).__name__}.{key}" for network in both for key, _ in network.named_parameters()]
+        after = [parameter for network in both for parameter in network.parameters()]
+        assert [key for key, old, new in zip(names, before, after, strict=True) if torch.equal(old, new)] == []
+
+
+@gans
+@pytest.mark.parametrize("ema_kimg", [0.0, 7.0])
+def test_what_is_averaged_is_the_generator(name: str, ema_kimg: float, world: Store) -> None:
+    for stage in gan_stages(name, replace(STABILISED, ema_kimg=ema_kimg), world):
+        generator = stage.adversaries.generator
+        assert (stage.averaged, stage.ema_kimg) == ({"generator": generator} if ema_kimg else {}, ema_kimg)
 
 
 @gans
