@@ -54,13 +54,14 @@ class _Line:
 def loss_charts(curves: Sequence[Curves]) -> list[Chart]:
     """Return one chart a stage, in the order in which the logs name the stages; logs may be empty.
 
-    Long logs are averaged over equal stretches of training, so a chart stays under 200 kB.
+    A loss that is 0 throughout, say a penalty that a method does without, is left out. Long logs are averaged over
+    equal stretches of training, so a chart stays under 200 kB.
     """
     stages: dict[str, dict[str, list[_Line]]] = defaultdict(lambda: defaultdict(list))
     for run in curves:
         for stage in dict.fromkeys(row.stage for row in run.log):
             rows = [row for row in run.log if row.stage == stage]
-            for loss in sorted({loss for row in rows for loss in row.losses}):
+            for loss in sorted({loss for row in rows for loss, value in row.losses.items() if value}):
                 stages[stage][loss].append(_line(run.method, rows, loss))
     styles = _styles(list(dict.fromkeys(run.method for run in curves if run.log)))
     return [_chart(stage, losses, styles) for stage, losses in stages.items()]

@@ -239,6 +239,14 @@ def test_a_chart_a_stage_and_the_same_bytes_twice() -> None:
     assert plots.loss_charts([]) == []
 
 
+def test_a_loss_that_is_nothing_throughout_is_left_out() -> None:
+    row = LogRow(stage="gan", step=1, images=64, seconds=0.0, losses={"generator": 1.0, "penalty": 0.0})
+    paid = replace(row, images=128, losses={"generator": 2.0, "penalty": 0.5})
+    (without,) = plots.loss_charts([plots.Curves(method="m", log=[row, row])])
+    (at_times,) = plots.loss_charts([plots.Curves(method="m", log=[row, paid])])
+    assert "(generator)" in without.alt and "(generator, penalty)" in at_times.alt
+
+
 def test_long_logs_of_many_runs_stay_small() -> None:
     noise = np.random.default_rng(0).normal(size=5000).tolist()
     (chart,) = plots.loss_charts([plots.Curves(method=f"m{i % 7}", log=log("gan", noise)) for i in range(42)])
