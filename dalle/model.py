@@ -70,10 +70,11 @@ TINY = DallEConfig(
         vocabulary=1024, text_length=32, width=128, layers=6, heads=4, attention="full",
     ),
     prior=PriorConfig(
-        share=0.4, batch_size=32, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=1e-3, warm_up=0.02,
+        share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=7e-4, warm_up=0.02,
         weight_decay=0.01, ema_kimg=2.0,
     ),
     clip=replace(TINY_CLIP, share=0.2),
+    sampling=SamplingConfig(guidance=2.0),
 )  # fmt: skip
 SMALL = DallEConfig(
     image_size=64,
@@ -93,8 +94,10 @@ PRESETS: Mapping[str, DallEConfig] = {
 # `tiny` and `small` take FSQ for the published dVAE: from some ten thousands of scenes it learns codes that keep small
 # objects (24 dB after 32,000), where the dVAE blurs them (18 dB after 20,000).
 # On grids of 8 x 8 and 16 x 16 full attention is as cheap as sparse. Few images and short captions take larger rates,
-# and a shorter average. Captions are left out now and then, so that samples may be guided. In `tiny` no merges
-# are passed over: of scenes' captions one in twelve would be cut, and one in twelve be read as it is in sampling.
+# and a shorter average. Captions are left out now and then, so that samples may be guided.
+# In `tiny` no merges of pieces are passed over: of scenes' captions one in twelve would be cut, and one in twelve read
+# as it is in sampling. Steps are small: with 8 images each, codes of unseen images cost 1.89 nats after 16,000 images;
+# with 32, 2.14 for a sixth less time. Samples are guided: after 240,000 images R-precision was 46 %, and 30 % without.
 
 
 class DallE:

@@ -45,9 +45,11 @@ TINY = TokenizerConfig(
         num_codes=256, code_dim=32, width=48, block_width=24, decay=0.95, restart_below=0.1,
         teaching=replace(_TINY_TEACHING, learning_rate=2e-3),
     ),
-    fsq=FSQConfig(levels=(8, 5, 5, 5), codec=replace(_TINY_CODEC, width=40), teaching=_TINY_TEACHING),
+    fsq=FSQConfig(levels=(8, 5, 5, 5), codec=replace(_TINY_CODEC, width=40),
+                  teaching=replace(_TINY_TEACHING, batch_size=8, learning_rate=2e-3)),
 )  # fmt: skip
 """Sizes that learn on 2 CPU cores, at 32 px: codes of 4 x 4 pixels, and 8 x 8 for the coarse level of `vqvae2`."""
+# With 8 images a step FSQ keeps 26.3 dB of real images after 64,000, with 32 a step 25.3 dB.
 # Some ten thousand images are less than 1,000 steps: they are large, schedules fill the stage, and nothing is averaged.
 # That short, a divergence of weight 1 leaves the codes noisier than 0.3 does, and more of them in use.
 _SMALL_CODEC = replace(_TINY_CODEC, width=64, first_decoder_width=128, blocks=2, gain=0.5)

@@ -78,7 +78,7 @@ def test_every_image_is_encoded_once(dalle: DallE, world: Store, monkeypatch: py
 
 
 def test_a_step_goes_down_an_eighth_of_the_text_loss_and_seven_of_the_image_loss(world: Store) -> None:
-    model = tiny_with({"prior.caption_dropout": 0.0, "prior.clip_norm": 1e9})
+    model = tiny_with({"prior.caption_dropout": 0.0, "prior.clip_norm": 1e9, "sampling.guidance": 1.0})
     stage, batch = model.stages(world)[1], world.batch(range(8))
     assert isinstance(stage, PriorStage) and stage.config.text_weight == 1 / 8
     before = copy.deepcopy(model.transformer)
