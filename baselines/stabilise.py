@@ -34,7 +34,8 @@ class Track:
     discriminator_norm: DiscriminatorNorm = "batch"
     """Batch norm in the discriminators, or spectral norm of their weights, or neither."""
     gradient_penalty: GradientPenalty = "none"
-    """R1 holds down the gradient at real images; MA-GP, at real images with their captions."""
+    """R1 holds down the gradient at real images; MA-GP, at real images with their captions. Meant for discriminators
+    without batch norm, through which an image's logit depends on the others."""
     penalty_weight: float = 2.0
     """Of the gradient penalty: gamma of R1, k of MA-GP."""
     penalty_power: float = 6.0
