@@ -188,7 +188,9 @@ def test_other_text_encoders_need_no_damsm(world: Store, kind: Any) -> None:
 def test_settings_that_make_no_network_are_a_users_mistake() -> None:
     for settings, named in (({"image_size": 48}, "image_size=48"), ({"branches": 0}, "branches=0"),
                             ({"image_size": 16, "branches": 3}, "branches=3"), ({"batch_size": 1}, "batch_size=1"),
-                            ({"generator_width": 2}, "generator_width")):  # fmt: skip
+                            ({"generator_width": 2}, "generator_width=2"), ({"damsm_weight": -5.0}, "damsm_weight=-5"),
+                            ({"text_encoder": replace(TINY.text_encoder, standardise=True)}, "standardise=true"),
+                            ):  # fmt: skip
         with pytest.raises(UserError, match=named) as caught:
             AttnGANConfig(**settings)
         assert "\n" not in str(caught.value)

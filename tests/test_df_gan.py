@@ -112,5 +112,9 @@ def test_tracks_differ_in_nothing_else() -> None:
 def test_sizes_that_make_no_network_are_refused() -> None:
     with pytest.raises(UserError, match="image_size=48: expected a power of two from 16"):
         replace(TINY, image_size=48)
+    with pytest.raises(UserError, match="discriminator_width=0: expected 1 or more"):
+        replace(TINY, discriminator_width=0)
+    with pytest.raises(UserError, match="discriminator_norm=batch: not in this discriminator"):
+        replace(TINY, track=Track())
     with pytest.raises(UserError, match="batch_size=1"):
         replace(TINY, batch_size=1)

@@ -151,3 +151,10 @@ def test_what_is_restored_goes_on_at_the_same_rates_and_penalties() -> None:
 def test_a_penalty_every_no_step_is_refused() -> None:
     with pytest.raises(UserError, match="penalty_every=0"):
         Track(penalty_every=0)
+
+
+@pytest.mark.parametrize("name", ["penalty_weight", "generator_learning_rate", "halve_every_kimg", "ema_kimg"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_rates_and_weights_that_are_none_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"track\.{name}="):
+        replace(STABILISED, **{name: value})
