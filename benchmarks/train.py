@@ -3,22 +3,22 @@
     python benchmarks/train.py                      # every model at `tiny`
     python benchmarks/train.py df-gan/small attngan/tiny-stabilised --seconds 20
 
-Step and loop take turns in blocks, so that both meet the same machine. `data` is the share of the loop's time that
-making a batch takes (in a thread of its own, beside the step), `step` that of the bare step (forward, backward,
-optimisers), `rest` what the loop takes over it: seeds, average of the weights, logging, waiting for data. There are no
-checkpoints and no grids.
+Of the loop's time, `step` is the share of the stage's steps (forward, backward, optimisers), `rest` all else over it:
+seeds, average of the weights, logging, waiting for data. `data` is what making a batch takes, in a thread of its own
+beside the step. There are no checkpoints and no grids.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from t2ibench.baselines.interface import Stage
+from t2ibench.datasets.captioned import Batch
 from t2ibench.datasets.loader import Augmentation, Loader, stored_size
 from t2ibench.datasets.scenes import Scenes
 from t2ibench.datasets.store import Store, prepare
@@ -26,13 +26,11 @@ from t2ibench.suite.plugins import MODELS, find_model, find_preset
 from t2ibench.suite.trained import augmentation_of
 from t2ibench.suite.training import Position, StageLoop, silent
 
-BLOCKS = 6
-
 
 class Timing(NamedTuple):
     """Seconds a step."""
 
-    bare: float
+    step: float
     loop: float
     data: float
 
@@ -53,9 +51,9 @@ def main() -> None:
         for stage, data, augmentation in stages(name):
             timing = measure(stage, data, augmentation, options.precision, options.seconds)
             size = stage.batch_size
-            print(f"{name:<30}{stage.name:<14}{size:>6}{size / timing.bare:>12.1f}{size / timing.loop:>12.1f}"
-                  f"{timing.data / timing.loop:>7.1%}{timing.bare / timing.loop:>8.1%}"
-                  f"{timing.loop / timing.bare - 1:>7.1%}", flush=True)  # fmt: skip
+            print(f"{name:<30}{stage.name:<14}{size:>6}{size / timing.step:>12.1f}{size / timing.loop:>12.1f}"
+                  f"{timing.data / timing.loop:>7.1%}{timing.step / timing.loop:>8.1%}"
+                  f"{timing.loop / timing.step - 1:>7.1%}", flush=True)  # fmt: skip
 
 
 def stages(name: str) -> Iterator[tuple[Stage, Store, Augmentation]]:
@@ -70,21 +68,17 @@ def stages(name: str) -> Iterator[tuple[Stage, Store, Augmentation]]:
 
 
 def measure(stage: Stage, data: Store, augmentation: Augmentation, precision: str, seconds: float) -> Timing:
-    """Return the medians over blocks of a stage's bare step, its step in the loop, and the making of a batch."""
+    """Return the mean times of a stage's steps in the loop, of the loop around them, and of the making of a batch."""
     loader = Loader(data, batch_size=stage.batch_size, seed=0, name=stage.name, augmentation=augmentation)
-    device = torch.get_default_device()
-    batch = loader.batch(0).to(device)
+    taken: list[float] = []
+    step = stage.train_step
 
-    def bare(steps: int) -> None:
-        for _ in range(steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-                stage.train_step(batch)
+    def timed_step(batch: Batch) -> Mapping[str, float | torch.Tensor]:
+        losses: list[Mapping[str, float | torch.Tensor]] = []
+        taken.append(timed(lambda: losses.append(step(batch))))
+        return losses[0]
 
-    def load(steps: int) -> None:
-        for step in range(steps):
-            loader.batch(step)
-
-    def looped(steps: int) -> float:
+    def loop(steps: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             # From the second step on: the first one draws a grid.
             whole = StageLoop(
@@ -93,13 +87,15 @@ def measure(stage: Stage, data: Store, augmentation: Augmentation, precision: st
                 augmentation=augmentation,
             )  # fmt: skip
             whole.grid_every = steps + 2
-            return timed(whole.run) / steps
+            return timed(whole.run)
 
-    bare(2)
-    steps = max(4, round(seconds / (2 * BLOCKS) / timed(lambda: bare(4)) * 4))
-    blocks = [[timed(lambda: bare(steps)) / steps, looped(steps), timed(lambda: load(steps)) / steps]
-              for _ in range(BLOCKS)]  # fmt: skip
-    return Timing(*(sorted(column)[BLOCKS // 2] for column in zip(*blocks, strict=True)))
+    stage.train_step = timed_step  # type: ignore[method-assign]
+    loop(4)
+    steps = max(20, round(seconds / taken[-1]))
+    taken.clear()
+    whole = loop(steps)
+    making = timed(lambda: [loader.batch(number) for number in range(20)])
+    return Timing(step=sum(taken) / steps, loop=whole / steps, data=making / 20)
 
 
 def timed(part: Callable[[], object]) -> float:
