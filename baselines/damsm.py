@@ -25,9 +25,9 @@ from .precision import full_precision
 from .published_weights import fill
 from .reading import Read, TextEncoder, learn_words, matched, reversed_order
 
-# Whose attention is held together. At the published sizes all 48 are arrays of 48 MB each, which a processor hands
-# back to the system after every operation: a quarter slower.
 IMAGES_AT_ONCE = 8
+"""That words attend to together. For all 48 of the published batch every array would have 48 MB, which a processor
+hands back to the system after each operation; that is up to a quarter slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
