@@ -22,7 +22,8 @@ from .schedule import warmed_up
 from .transformer import Transformer
 
 ENCODED_AT_ONCE = 512
-VALIDATION_IMAGES = 1024
+VALIDATION_IMAGES = 512
+VALIDATED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +117,8 @@ class PriorStage:
         self.transformer.eval()
         text = image = 0.0
         told, count = 0, min(len(data), VALIDATION_IMAGES)
-        for start in range(0, count, self.batch_size):
-            batch = data.batch(np.arange(start, min(start + self.batch_size, count)))
+        for start in range(0, count, VALIDATED_AT_ONCE):
+            batch = data.batch(np.arange(start, min(start + VALIDATED_AT_ONCE, count)))
             pieces = self.pieces(batch.captions).to(self.transformer.start_of_image.device)
             losses = self.transformer.losses(pieces, self.tokenizer.encode(batch.images))
             asked = int((pieces[:, 1:] != 0).sum())

@@ -13,6 +13,7 @@ from PIL import Image
 
 from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
+from t2ibench.dalle import prior
 from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
 from t2ibench.dalle.image_tokenizer import positions_within
 from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
@@ -89,7 +90,9 @@ def test_a_step_goes_down_an_eighth_of_the_text_loss_and_seven_of_the_image_loss
         torch.testing.assert_close(parameter.grad, expected.grad)
 
 
-def test_validation_leaves_everything_as_it_is(dalle: DallE, world: Store, held_out: Store) -> None:
+def test_validation_leaves_everything_as_it_is(
+    dalle: DallE, world: Store, held_out: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = dalle.stages(world)[1]
     assert isinstance(stage, PriorStage)
     stage.train_step(world.batch(range(32)))
@@ -98,7 +101,7 @@ def test_validation_leaves_everything_as_it_is(dalle: DallE, world: Store, held_
     assert set(losses) == {"text_validation", "image_validation"}
     assert 0 < losses["image_validation"] < 2 * math.log(dalle.tokenizer.num_codes)
     assert stage.validate(held_out) == losses
-    stage.batch_size = 7
+    monkeypatch.setattr(prior, "VALIDATED_AT_ONCE", 7)
     assert stage.validate(held_out) == pytest.approx(losses, rel=1e-5)
     assert all(torch.equal(before[key], value) for key, value in dalle.transformer.state_dict().items())
 
