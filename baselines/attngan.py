@@ -26,6 +26,7 @@ from .blocks import (
     ImageHead,
     JointDiscriminator,
     UpConvolution,
+    check_widths,
     initialise_orthogonal,
     shrink,
 )
@@ -80,11 +81,7 @@ class AttnGANConfig:
             raise UserError(f"branches={self.branches}: expected 1 or more, the coarsest of 8 pixels or more")
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
-        if min(self.generator_width, self.discriminator_width) < 4:
-            raise UserError(
-                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 4 "
-                "or more"
-            )
+        check_widths(self.generator_width, self.discriminator_width, least=4)
         if min(self.damsm_weight, self.divergence_weight) < 0:
             raise UserError(
                 f"damsm_weight={self.damsm_weight:g}, divergence_weight={self.divergence_weight:g}: expected 0 or more"

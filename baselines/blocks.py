@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..errors import UserError
 from .stabilise import DiscriminatorNorm
+
+
+def check_widths(generator_width: int, discriminator_width: int, *, least: int) -> None:
+    """Raise UserError for networks narrower than `least`."""
+    if min(generator_width, discriminator_width) < least:
+        raise UserError(
+            f"generator_width={generator_width}, discriminator_width={discriminator_width}: expected {least} or more"
+        )
 
 
 class LeakyReLU(nn.LeakyReLU):

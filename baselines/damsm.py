@@ -27,7 +27,7 @@ from .reading import Read, TextEncoder, learn_words, matched, reversed_order
 
 IMAGES_AT_ONCE = 8
 """That words attend to together. For all 48 of the published batch every array would have 48 MB, which a processor
-hands back to the system after each operation; that is up to a quarter slower."""
+hands back to the system after each operation; that is a tenth to a third slower."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch import nn
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation
 from ..errors import UserError
-from .blocks import LeakyReLU
+from .blocks import LeakyReLU, check_widths
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
@@ -68,11 +68,7 @@ class DFGANConfig:
             raise UserError(f"image_size={self.image_size}: expected a power of two from 16")
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, a caption needs a wrong image")
-        if min(self.generator_width, self.discriminator_width) < 1:
-            raise UserError(
-                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 1 "
-                "or more"
-            )
+        check_widths(self.generator_width, self.discriminator_width, least=1)
         if self.track.discriminator_norm == "batch":
             raise UserError('track.discriminator_norm=batch: not in this discriminator; expected "none" or "spectral"')
 

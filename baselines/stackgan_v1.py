@@ -24,7 +24,17 @@ from torch import nn
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation
 from ..errors import UserError
-from .blocks import Bottleneck, ImageHead, LeakyReLU, UpConvolution, convolution, from_pixels, initialise, shrink
+from .blocks import (
+    Bottleneck,
+    ImageHead,
+    LeakyReLU,
+    UpConvolution,
+    check_widths,
+    convolution,
+    from_pixels,
+    initialise,
+    shrink,
+)
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import divergence_from_normal, fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
@@ -86,12 +96,8 @@ class StackGANv1Config:
             raise UserError(f"stage1_share={self.stage1_share:g}: expected above 0 and below 1")
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
-        least_width = max(4, self.image_size // self.stage1_size)
-        if min(self.generator_width, self.discriminator_width) < least_width:
-            raise UserError(
-                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected "
-                f"{least_width} or more"
-            )
+        least = max(4, self.image_size // self.stage1_size)
+        check_widths(self.generator_width, self.discriminator_width, least=least)
 
 
 TINY = StackGANv1Config(

@@ -17,7 +17,7 @@ from torch import nn
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.loader import Augmentation
 from ..errors import UserError
-from .blocks import Bottleneck, LeakyReLU, convolution, from_pixels, initialise
+from .blocks import Bottleneck, LeakyReLU, check_widths, convolution, from_pixels, initialise
 from .interface import Stage, from_uint8, sample_in_chunks, seeded_normal
 from .losses import fooling_loss, matching_aware_loss
 from .mismatch import MismatchBy, matching_pairs, mismatched_order
@@ -70,11 +70,7 @@ class TextDCGANConfig:
             raise UserError(f"image_size={self.image_size}: expected a power of two from 16")
         if self.batch_size < 2:
             raise UserError(f"batch_size={self.batch_size}: expected 2 pairs or more, batch norm needs them")
-        if min(self.generator_width, self.discriminator_width) < 4:
-            raise UserError(
-                f"generator_width={self.generator_width}, discriminator_width={self.discriminator_width}: expected 4 "
-                "or more"
-            )
+        check_widths(self.generator_width, self.discriminator_width, least=4)
 
 
 TINY = TextDCGANConfig(
