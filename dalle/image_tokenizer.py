@@ -17,6 +17,8 @@ from .schedule import cosine
 
 CHUNK = 64
 CHUNK_PIXELS = CHUNK * 64 * 64
+COLLAPSED = 0.1
+"""Under this share of codes in use a codebook is said to have collapsed."""
 
 
 class ImageTokenizer(Protocol):
@@ -155,6 +157,7 @@ class CodebookUse:
     """How often each code was seen, over any number of batches; levels are counted apart and weigh the same."""
 
     def __init__(self, tokenizer: ImageTokenizer) -> None:
+        self.grids = tokenizer.grids
         self.lengths = [grid * grid for grid in tokenizer.grids]
         self.counts = torch.zeros(len(self.lengths), tokenizer.num_codes, dtype=torch.int64, device="cpu")
 
@@ -173,6 +176,17 @@ class CodebookUse:
         """Return exp(entropy of the codes' frequencies), the mean over the levels: `num_codes` where all are even."""
         shares = self.counts.double() / self.counts.sum(1, keepdim=True).clamp(min=1)
         return float((-torch.xlogy(shares, shares).sum(1)).exp().mean())
+
+    def collapses(self) -> list[str]:
+        """Return a line on each level that uses hardly any of the codes that it could have used."""
+        lines = []
+        for share, counts, side in zip(self.used, self.counts, self.grids, strict=True):
+            if share * len(counts) < COLLAPSED * min(len(counts), int(counts.sum())):
+                lines.append(
+                    f"codebook collapse: {share:.1%} of {len(counts):,} codes are in use on the grid of {side} x "
+                    f"{side}; teach the tokenizer with more images, or take another kind of it"
+                )
+        return lines
 
 
 def share_used(codes: torch.Tensor, num_codes: int) -> torch.Tensor:

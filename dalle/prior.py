@@ -5,8 +5,10 @@ so that their codes can be kept. The caption is left out now and then where the
 samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598); the authors did not.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from ..baselines.interface import optimiser_step
 from ..datasets.bpe import BPETokenizer
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..errors import UserError
-from .image_tokenizer import GridTokenizer
+from .image_tokenizer import CodebookUse, GridTokenizer
 from .schedule import warmed_up
 from .transformer import Transformer
 
@@ -84,7 +86,14 @@ class PriorStage:
         self.averaged: Mapping[str, nn.Module] = {"transformer": transformer} if config.ema_kimg else {}
         self.optimiser = torch.optim.AdamW(decayed(transformer, config.weight_decay), 0.0, config.adam_betas)
         self.data, self.steps = data, 0
-        self._codes: Codes | None = None
+
+    @cached_property
+    def codes(self) -> "Codes":
+        """Return the codes of all training images; a codebook that collapsed over them is warned of."""
+        codes = Codes(self.tokenizer, self.data)
+        for line in codes.use.collapses():
+            logging.getLogger(__name__).warning(line)
+        return codes
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
         """Take one step."""
@@ -94,10 +103,8 @@ class PriorStage:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.transformer.train()
-        if self._codes is None:
-            self._codes = Codes(self.tokenizer, self.data)
         text = self.read(batch.captions)
-        losses = self.transformer.losses(text, self._codes(batch).to(text.device))
+        losses = self.transformer.losses(text, self.codes(batch).to(text.device))
         total = config.text_weight * losses.text + (1 - config.text_weight) * losses.image
         optimiser_step(self.optimiser, total, clip_norm=config.clip_norm)
         self.steps += 1
@@ -113,7 +120,10 @@ class PriorStage:
 
     @torch.no_grad()
     def validate(self, data: CaptionedDataset) -> Mapping[str, float]:
-        """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption."""
+        """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption.
+
+        Beside them stand the share of the codes in use over all training images, and the codes' perplexity.
+        """
         self.transformer.eval()
         text = image = 0.0
         told, count = 0, min(len(data), VALIDATION_IMAGES)
@@ -124,7 +134,9 @@ class PriorStage:
             asked = int((pieces[:, 1:] != 0).sum())
             text, told = text + float(losses.text) * asked, told + asked
             image += float(losses.image) * len(batch)
-        return {"text_validation": text / max(told, 1), "image_validation": image / count}
+        use = self.codes.use
+        return {"text_validation": text / max(told, 1), "image_validation": image / count,
+                "codes_used": float(np.mean(use.used)), "code_perplexity": use.perplexity}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Return the transformer, its optimiser and the steps taken."""
@@ -139,7 +151,7 @@ class PriorStage:
 
 
 class Codes:
-    """The codes of every image of a data set, made once: batch -> int64 [N, M]."""
+    """The codes of every image of a data set, made once: batch -> int64 [N, M]; and how many codes that uses."""
 
     def __init__(self, tokenizer: GridTokenizer, data: CaptionedDataset) -> None:
         parts, self.rows = [], dict[str, int]()
@@ -148,6 +160,8 @@ class Codes:
             parts.append(tokenizer.encode(batch.images).to(torch.int32).cpu())
             self.rows |= {name: start + number for number, name in enumerate(batch.ids)}
         self.codes = torch.cat(parts)
+        self.use = CodebookUse(tokenizer)
+        self.use.add(self.codes)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the codes of a batch of the data's images, by their ids."""

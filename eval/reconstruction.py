@@ -18,8 +18,6 @@ from .reference import BATCH, reference
 
 IMAGES = 2000
 """That are looked at, at most."""
-COLLAPSED = 0.1
-"""Under this share of codes in use a codebook is said to have collapsed."""
 
 
 def reconstruction_notes(tokenizer: ImageTokenizer, data: CaptionedDataset, judges: Sequence[Judge]) -> list[str]:
@@ -36,14 +34,7 @@ def reconstruction_notes(tokenizer: ImageTokenizer, data: CaptionedDataset, judg
     kept += [f"FID@{judge.name} {reconstruction_fid(made, data, judge):.4g}" for judge in judges]
     shares = ", ".join(f"{share:.0%}" for share in use.used)
     kept += [f"{shares} of {tokenizer.num_codes:,} codes used, perplexity {use.perplexity:.0f}"]
-    notes = [f"reconstructions of real {data.split} images by their codes: {', '.join(kept)}"]
-    for share, side in zip(use.used, tokenizer.grids, strict=True):
-        if share * tokenizer.num_codes < COLLAPSED * min(tokenizer.num_codes, len(images) * side * side):
-            notes.append(
-                f"codebook collapse: {share:.1%} of {tokenizer.num_codes:,} codes are in use on the grid of {side} x "
-                f"{side}; teach the tokenizer with more images, or take another kind of it"
-            )
-    return notes
+    return [f"reconstructions of real {data.split} images by their codes: {', '.join(kept)}", *use.collapses()]
 
 
 def similarity(made: torch.Tensor, images: torch.Tensor) -> float:

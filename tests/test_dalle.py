@@ -15,7 +15,7 @@ from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
 from t2ibench.dalle import prior
 from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
-from t2ibench.dalle.image_tokenizer import positions_within
+from t2ibench.dalle.image_tokenizer import CodebookUse, positions_within
 from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
 from t2ibench.dalle.prior import Codes, PriorStage
 from t2ibench.dalle.reranking import best_of
@@ -98,7 +98,10 @@ def test_validation_leaves_everything_as_it_is(
     stage.train_step(world.batch(range(32)))
     before = {key: value.clone() for key, value in dalle.transformer.state_dict().items()}
     losses = stage.validate(held_out)
-    assert set(losses) == {"text_validation", "image_validation"}
+    assert set(losses) == {"text_validation", "image_validation", "codes_used", "code_perplexity"}
+    use = CodebookUse(dalle.tokenizer)
+    use.add(dalle.tokenizer.encode(world.batch(range(len(world))).images))
+    assert losses["codes_used"] == sum(use.used) / len(use.used) and losses["code_perplexity"] == use.perplexity
     assert 0 < losses["image_validation"] < 2 * math.log(dalle.tokenizer.num_codes)
     assert stage.validate(held_out) == losses
     monkeypatch.setattr(prior, "VALIDATED_AT_ONCE", 7)
@@ -119,6 +122,20 @@ def test_every_stage_learns_in_bfloat16_and_codes_are_those_of_float32(preset: s
     with torch.autocast("cpu", torch.bfloat16):
         codes = model.tokenizer.encode(images)
     assert torch.equal(codes, model.tokenizer.encode(images))
+
+
+def test_a_collapsed_codebook_is_warned_of_before_the_transformer_learns(
+    dalle: DallE, world: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer, length = dalle.tokenizer, dalle.transformer.codes
+    monkeypatch.setattr(tokenizer, "codes_of", lambda images: torch.randint(tokenizer.num_codes, (len(images), length)))
+    dalle.stages(world)[1].train_step(world.batch(range(8)))
+    assert not caplog.records
+    monkeypatch.setattr(tokenizer, "codes_of", lambda images: torch.full((len(images), length), 7))
+    dalle.stages(world)[1].train_step(world.batch(range(8)))
+    share = f"codebook collapse: {1 / tokenizer.num_codes:.1%} of {tokenizer.num_codes:,} codes are in use"
+    for record, side in zip(caplog.records, tokenizer.grids, strict=True):
+        assert record.message.startswith(f"{share} on the grid of {side} x {side}; ")
 
 
 def test_guidance_needs_captions_left_out() -> None:
