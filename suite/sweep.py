@@ -19,6 +19,8 @@ FIELDS: Mapping[str, Any] = {
     "root": str, "evaluation": dict, "set": dict, "model": dict,
 }  # fmt: skip
 """The fields of a sweep file and their types."""
+OWN_FIELDS: Mapping[str, Any] = {"presets": list, "budget": str | int, "set": dict}
+"""Those of `[model.NAME]`, in place of the file's; `set` adds to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class Outcome:
 def plan_sweep(path: Path, runs: Path) -> list[Cell]:
     """Return the runs that a sweep file asks for, in order; raise UserError for anything it should not say.
 
-    Every list is a dimension of the grid; so is every list under `[set]` and `[model.NAME.set]`.
+    Every list is a dimension of the grid; so is every list under `[set]` and `[model.NAME.set]`. A model may have
+    presets and a budget of its own, under `[model.NAME]`.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -61,38 +64,44 @@ def plan_sweep(path: Path, runs: Path) -> list[Cell]:
 
 def _check(document: Mapping[str, Any]) -> None:
     """Raise UserError for a field that is unknown or of another type."""
-    for name, value in document.items():
-        if name not in FIELDS:
-            raise unknown("field", name, FIELDS)
-        if not isinstance(value, FIELDS[name]):
-            wanted = {dict: "a table", list: "a list", str: "text"}.get(FIELDS[name], "a number or text")
-            raise UserError(f"{name} = {value!r}: expected {wanted}")
+    _check_fields(document, FIELDS)
     for model, own in document.get("model", {}).items():
-        if not isinstance(own, dict) or set(own) != {"set"} or not isinstance(own["set"], dict):
-            raise UserError(f"[model.{model}]: expected one table, [model.{model}.set]")
+        if not isinstance(own, dict):
+            raise UserError(f"model.{model} = {own!r}: expected a table, [model.{model}]")
+        _check_fields(own, OWN_FIELDS, f"model.{model}.")
+
+
+def _check_fields(table: Mapping[str, Any], fields: Mapping[str, Any], prefix: str = "") -> None:
+    for name, value in table.items():
+        if name not in fields:
+            raise unknown("field", prefix + name, [prefix + field for field in fields])
+        if not isinstance(value, fields[name]):
+            wanted = {dict: "a table", list: "a list", str: "text"}.get(fields[name], "a number or text")
+            raise UserError(f"{prefix}{name} = {value!r}: expected {wanted}")
 
 
 def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
     models = _strings(document, "models")
-    budget = parse_budget(document.get("budget", "200k"))
     root = Path(document["root"]) if "root" in document else None
     own = document.get("model", {})
     if foreign := set(own) - set(models):
         raise unknown("model under [model]", sorted(foreign)[0], models)
-    presets = _strings(document, "presets", ["tiny"])
-    _check_shared(document.get("set", {}), models, presets)
-    dimensions = (models, presets, _strings(document, "datasets", ["scenes"]))
-    for model, preset, data in itertools.product(*dimensions):
-        for settings in _grid(_settings(model, preset, document.get("set", {}), own.get(model, {}).get("set", {}))):
-            for seed in _seeds(document):
+    asked = {model: document | own.get(model, {}) for model in models}
+    presets = {model: _strings(asked[model], "presets", ["tiny"]) for model in models}
+    _check_shared(document.get("set", {}), presets)
+    for model in models:
+        budget = parse_budget(asked[model].get("budget", "200k"))
+        for preset, data in itertools.product(presets[model], _strings(document, "datasets", ["scenes"])):
+            grid = _grid(_settings(model, preset, document.get("set", {}), own.get(model, {}).get("set", {})))
+            for settings, seed in itertools.product(grid, _seeds(document)):
                 request = Request(model=model, preset=preset, data=data, root=root, seed=seed, budget=budget,
                                   settings=settings, precision=document.get("precision"), runs=runs)  # fmt: skip
                 yield Cell(request=request, evaluation=_evaluation(document.get("evaluation", {}), data))
 
 
-def _check_shared(shared: Mapping[str, Any], models: Sequence[str], presets: Sequence[str]) -> None:
-    """Raise UserError for a setting under [set] that no model has."""
-    configs = [find_preset(find_model(model), preset) for model, preset in itertools.product(models, presets)]
+def _check_shared(shared: Mapping[str, Any], presets: Mapping[str, Sequence[str]]) -> None:
+    """Raise UserError for a setting under [set] that no model has; `presets` are those of each model."""
+    configs = [find_preset(find_model(model), preset) for model, names in presets.items() for preset in names]
     fields = {field.name for config in configs for field in dataclasses.fields(config)}
     for name in shared:
         if name.split(".")[0] not in fields:

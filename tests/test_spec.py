@@ -122,6 +122,29 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
     assert len({(c.request.preset, c.request.seed, c.request.settings["mismatch_weight"]) for c in cells}) == 12
 
 
+def test_a_model_may_have_presets_and_a_budget_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.toml", """
+        models = ["aligndraw", "df-gan"]
+        presets = ["tiny", "tiny-stabilised"]
+        budget = "5k"
+        [set]
+        image_size = 64
+        [model.aligndraw]
+        presets = ["tiny"]
+        budget = "7k"
+        """)  # fmt: skip
+    asked = [cell.request for cell in plan_sweep(path, tmp_path)]
+    assert [(request.model, request.preset, request.budget) for request in asked] == [
+        ("aligndraw", "tiny", 7000), ("df-gan", "tiny", 5000), ("df-gan", "tiny-stabilised", 5000)]  # fmt: skip
+    assert all(request.settings == {"image_size": 64} for request in asked)
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("benchmarks/*.toml")), ids=str)
+def test_the_sweeps_of_the_readme_can_be_run(path: Path, tmp_path: Path) -> None:
+    cells = plan_sweep(path, tmp_path)
+    assert {cell.request.seed for cell in cells} == {0, 1, 2}
+
+
 @pytest.mark.parametrize(("text", "line"), [
     ('models = ["text-dcgn"]', "did you mean 'text-dcgan'?"),
     ('model = 3', "expected a table"),
@@ -134,7 +157,9 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
     ('models = ["text-dcgan"]\n[model.attngan.set]\nx = 1', "unknown model under [model]"),
     ('models = ["text-dcgan"]\n[evaluation]\nimagse = 1', "did you mean 'images'?"),
     ('models = ["text-dcgan"]\n[set]\nimage_sze = 1', "did you mean 'image_size'?"),
-    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbatch_size = 1', "expected one table, [model.text-dcgan.set]"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbudgte = 1', "did you mean 'model.text-dcgan.budget'?"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\npresets = "tiny"', "presets = 'tiny': expected a list"),
+    ('models = ["text-dcgan"]\n[model]\ntext-dcgan = 3', "expected a table, [model.text-dcgan]"),
     ('models = ["text-dcgan"]\nset = 3', "expected a table"),
     ('models = ["text-dcgan"]\nroot = 3', "expected text"),
     ('models = ["text-dcgan"]\nbudget = []', "expected a number or text"),
