@@ -70,7 +70,7 @@ TINY = DallEConfig(
         vocabulary=1024, text_length=32, width=128, layers=6, heads=4, attention="full",
     ),
     prior=PriorConfig(
-        share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=7e-4, warm_up=0.02,
+        share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=1.4e-3, warm_up=0.02,
         weight_decay=0.01, ema_kimg=2.0,
     ),
     clip=replace(TINY_CLIP, share=0.2),
@@ -108,8 +108,9 @@ class DallE:
         self.tokenizers: dict[str, Tokenizer] = {}
         self.tokenizer = open_tokenizer(config.tokenizer, config.image_size)
         self.transformer = Transformer(
-            config.transformer, num_codes=self.tokenizer.num_codes, grids=self.tokenizer.grids
-        )
+            config.transformer, num_codes=self.tokenizer.num_codes, grids=self.tokenizer.grids,
+            digits=self.tokenizer.digits,
+        )  # fmt: skip
         self.clip = open_clip(config.clip, self.tokenizers)
 
     def networks(self) -> Mapping[str, nn.Module]:

@@ -61,7 +61,7 @@ def sample_codes(
     cache = Cache(transformer, sides * prompts, candidates, shared)
     states = cache.read(read, kept[:, :shared].repeat(sides, 1))
     for at in range(shared, codes):
-        logits = transformer.logits(transformer.image_head, transformer.norm(states))
+        logits = transformer.image_logits(transformer.norm(states))
         logits = logits.view(sides, prompts, *logits.shape[1:])
         some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
         drawn[:, :, at] = torch.where(kept[:, None, at] < 0, some, drawn[:, :, at])

@@ -7,6 +7,7 @@ attention patterns after Child et al. 2019 (arXiv:1904.10509). Other than there:
 - The rate falls as a cosine to the published last value, where the authors halved it by hand.
 - One scale of gradients, no 16-bit optimiser states and no clipping of the running variance: bfloat16 needs none.
 - Nothing predicts the first piece of a caption: it has the first place in the stream.
+- Codes that are made of digits, as those of FSQ, share a part of their logits with the codes that share a digit.
 """
 
 import math
@@ -141,7 +142,9 @@ class Losses(NamedTuple):
 class Transformer(nn.Module):
     """The decoder over text tokens [N, text_length] (0 is padding) and codes [N, M] of grids one after another."""
 
-    def __init__(self, config: TransformerConfig, *, num_codes: int, grids: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: TransformerConfig, *, num_codes: int, grids: tuple[int, ...], digits: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         if config.attention == "sparse" and len(grids) > 1:
             raise UserError("transformer.attention=sparse: needs codes on one grid; for more expected full")
@@ -159,6 +162,9 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.text_head = nn.Linear(width, config.vocabulary, bias=False)
         self.image_head = nn.Linear(width, num_codes, bias=False)
+        self.digit_head = nn.Linear(width, sum(digits), bias=False) if len(digits) > 1 else None
+        if self.digit_head is not None:
+            self.register_buffer("digits", _one_hot_digits(digits), persistent=False)
         self.patterns = [pattern_of(layer, config.layers, config.attention) for layer in range(1, config.layers + 1)]
         for pattern in sorted(set(self.patterns) - {"full"}):
             mask = attention_mask(pattern, self.text_length, grids, config.kernel)
@@ -207,19 +213,27 @@ class Transformer(nn.Module):
         """Return the logits of the pieces after each piece [N, text_length - 1, V], and of the codes [N, M, K]."""
         states = self.states(text, codes)
         text_states, image_states = states[:, : self.text_length - 1], states[:, self.text_length :]
-        return self.logits(self.text_head, text_states), self.logits(self.image_head, image_states)
+        return self.text_logits(text_states), self.image_logits(image_states)
 
-    def logits(self, head: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-        """Return the logits of a head, in float32 as published."""
+    def text_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits of pieces [..., V], in float32 as published."""
         with full_precision(states):
-            return F.linear(states.float(), head.weight.float())
+            return F.linear(states.float(), self.text_head.weight.float())
+
+    def image_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits of codes [..., K], in float32 as published: of each by itself, and of its digits."""
+        with full_precision(states):
+            weight = self.image_head.weight.float()
+            if self.digit_head is not None:
+                weight = torch.addmm(weight, self.get_buffer("digits").float(), self.digit_head.weight.float())
+            return F.linear(states.float(), weight)
 
     def losses(self, text: torch.Tensor, codes: torch.Tensor) -> Losses:
         """Return both cross-entropies; where every caption has one token at most, that of the text is 0."""
         states = self.states(text, codes)
         told = text[:, 1:] != 0
-        pieces = self.logits(self.text_head, states[:, : self.text_length - 1][told])
-        images = self.logits(self.image_head, states[:, self.text_length :])
+        pieces = self.text_logits(states[:, : self.text_length - 1][told])
+        images = self.image_logits(states[:, self.text_length :])
         text_loss = F.cross_entropy(pieces, text[:, 1:][told], reduction="sum") / told.sum().clamp(min=1)
         return Losses(text_loss, F.cross_entropy(images.flatten(0, 1), codes.flatten()))
 
@@ -232,3 +246,12 @@ def _places(grids: tuple[int, ...]) -> torch.Tensor:
         parts.append(torch.stack([torch.full_like(at, level), before + at // side, before + at % side]))
         before += side
     return torch.cat(parts, 1)
+
+
+def _one_hot_digits(digits: tuple[int, ...]) -> torch.Tensor:
+    """Return float32 [K, sum of digits]: each code in mixed radix, the first digit the fastest, one-hot."""
+    codes, parts = torch.arange(math.prod(digits)), []
+    for radix in digits:
+        parts.append(F.one_hot(codes % radix, radix))
+        codes = codes // radix
+    return torch.cat(parts, 1).float()

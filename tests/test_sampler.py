@@ -46,7 +46,7 @@ def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
         both[:, :, :leading] = codes[:, None, :leading]
         states = [cache.read(text, codes[:, :leading]).expand(-1, 2, -1)]
         states += [cache.step(both[:, :, at], at) for at in range(leading, LENGTH - 1)]
-        cached = transformer.image_head(transformer.norm(torch.stack(states, 2)))
+        cached = transformer.image_logits(transformer.norm(torch.stack(states, 2)))
         for candidate in range(2):
             whole = transformer(text, both[:, candidate])[1][:, leading:]
             torch.testing.assert_close(cached[:, candidate], whole, atol=2e-5, rtol=1e-4)

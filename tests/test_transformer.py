@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from t2ibench.dalle.fsq import FSQ, FSQConfig, Rounding
 from t2ibench.dalle.prior import decayed
 from t2ibench.dalle.transformer import Transformer, TransformerConfig, attention_mask, pattern_of
 from t2ibench.errors import UserError
@@ -40,6 +41,22 @@ def test_the_published_size_has_12_billion_parameters_and_its_pattern() -> None:
     assert patterns[:6] == ["row", "column", "row", "row", "row", "column"] and len(patterns) == 64
     assert [layer for layer in range(1, 64) if patterns[layer - 1] == "column"] == list(range(2, 63, 4))
     assert patterns[63] == "convolution" and patterns.count("convolution") == 1
+
+
+def test_codes_that_share_a_digit_share_a_part_of_their_logits() -> None:
+    config = TransformerConfig(vocabulary=11, text_length=TEXT, width=16, layers=1, heads=2, attention="full")
+    transformer = Transformer(config, num_codes=12, grids=(SIDE,), digits=(3, 4))
+    assert transformer.digit_head is not None
+    states = torch.randn(2, 16)
+    of_digits = transformer.digit_head(states)
+    for code, logits in enumerate(transformer.image_logits(states).T):
+        first, second = of_digits[:, code % 3], of_digits[:, 3 + code // 3]
+        torch.testing.assert_close(logits, transformer.image_head(states)[:, code] + first + second)
+    radices = FSQ(FSQConfig(levels=(3, 4)), 32).digits
+    digits = Rounding(radices).codes(torch.arange(12).view(1, 12))[0].T
+    assert [len(digits[:, place].unique()) for place in (0, 1)] == list(radices)
+    assert torch.equal(digits[:, 0], digits[torch.arange(12) % 3, 0])
+    assert small().digit_head is None
 
 
 @pytest.mark.parametrize("pattern", ["full", "row", "column", "convolution"])
