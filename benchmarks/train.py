@@ -2,6 +2,7 @@
 
     python benchmarks/train.py                      # every model at `tiny`
     python benchmarks/train.py df-gan/small attngan/tiny-stabilised --seconds 20
+    python benchmarks/train.py --layout contiguous  # convolutions on [N, C, H, W] in place of channels last
 
 Of the loop's time, `step` is the share of the stage's steps (forward, backward, optimisers), `rest` all else over it:
 seeds, average of the weights, logging, waiting for data. `data` is what making a batch takes, in a thread of its own
@@ -41,10 +42,14 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=[f"{name}/tiny" for name in MODELS], metavar="MODEL/PRESET")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each stage, about")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if options.layout == "contiguous":
+        # The models ask for `torch.channels_last` by this name.
+        torch.channels_last = torch.contiguous_format
     torch.set_default_device(options.device)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}, {options.layout}")
     print(f"{'model/preset':<30}{'stage':<14}{'batch':>6}{'step img/s':>12}{'loop img/s':>12}{'data':>7}{'step':>8}"
           f"{'rest':>7}")  # fmt: skip
     for name in options.models:
