@@ -89,7 +89,7 @@ class FSQ(GridTokenizer):
     def __init__(self, config: FSQConfig, image_size: int) -> None:
         side = codes_side(config.codec, image_size)
         super().__init__(
-            image_size=image_size, num_codes=config.num_codes, grids=(side,), digits=tuple(config.levels)
+            image_size=image_size, num_codes=config.num_codes, grids=(side,), radices=tuple(config.levels)
         )
         self.config, self.rounding = config, Rounding(config.levels)
         self.encoder = Encoder(config.codec, len(config.levels))

@@ -55,16 +55,16 @@ class DrawsByCodes(Protocol):
 class GridTokenizer(nn.Module):
     """An `ImageTokenizer` made of a network, which runs over equal chunks: no image depends on how many come with it.
 
-    A kind of it says what its network does, in `codes_of` and `images_of`. Codes that are made of digits say how many
-    values each of them has, in `digits`, the first one the fastest; others have one digit.
+    A kind of it says what its network does, in `codes_of` and `images_of`. `radices` says of codes that are made of
+    digits how many values each digit has, the first one the fastest; other codes are one digit.
     """
 
     def __init__(
-        self, *, image_size: int, num_codes: int, grids: tuple[int, ...], digits: tuple[int, ...] | None = None
+        self, *, image_size: int, num_codes: int, grids: tuple[int, ...], radices: tuple[int, ...] | None = None
     ) -> None:
         super().__init__()
         self.image_size, self.num_codes, self.grids = image_size, num_codes, grids
-        self.digits = digits or (num_codes,)
+        self.radices = radices or (num_codes,)
 
     def codes_of(self, images: torch.Tensor) -> torch.Tensor:
         """Return codes int64 [N, T] of images uint8 [N, 3, H, W]."""

@@ -67,7 +67,7 @@ TINY = DallEConfig(
     image_size=32,
     tokenizer=replace(TINY_TOKENIZER, kind="fsq", share=0.4),
     transformer=TransformerConfig(
-        vocabulary=1024, text_length=32, width=128, layers=6, heads=4, attention="full",
+        vocabulary=1024, text_length=32, width=128, layers=6, heads=4, attention="full", share_digits=True,
     ),
     prior=PriorConfig(
         share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=1.4e-3, warm_up=0.02,
@@ -79,7 +79,9 @@ TINY = DallEConfig(
 SMALL = DallEConfig(
     image_size=64,
     tokenizer=replace(SMALL_TOKENIZER, kind="fsq"),
-    transformer=TransformerConfig(vocabulary=4096, text_length=64, width=384, layers=8, heads=6, attention="full"),
+    transformer=TransformerConfig(
+        vocabulary=4096, text_length=64, width=384, layers=8, heads=6, attention="full", share_digits=True,
+    ),
     prior=PriorConfig(share=0.6, batch_size=64, caption_dropout=0.1, warm_up=0.02, ema_kimg=20.0),
     clip=replace(SMALL_CLIP, share=0.1),
 )
@@ -110,7 +112,7 @@ class DallE:
         self.tokenizer = open_tokenizer(config.tokenizer, config.image_size)
         self.transformer = Transformer(
             config.transformer, num_codes=self.tokenizer.num_codes, grids=self.tokenizer.grids,
-            digits=self.tokenizer.digits,
+            radices=self.tokenizer.radices,
         )  # fmt: skip
         self.clip = open_clip(config.clip, self.tokenizers)
 

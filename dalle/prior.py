@@ -89,9 +89,11 @@ class PriorStage:
 
     @cached_property
     def codes(self) -> "Codes":
-        """Return the codes of all training images; a codebook that collapsed over them is warned of."""
+        """Return the codes of all training images; warn of a codebook that collapsed, before hours are spent on it."""
         codes = Codes(self.tokenizer, self.data)
-        for line in codes.use.collapses():
+        use = CodebookUse(self.tokenizer)
+        use.add(codes.codes)
+        for line in use.collapses():
             logging.getLogger(__name__).warning(line)
         return codes
 
@@ -120,10 +122,7 @@ class PriorStage:
 
     @torch.no_grad()
     def validate(self, data: CaptionedDataset) -> Mapping[str, float]:
-        """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption.
-
-        Beside them stand the share of the codes in use over all training images, and the codes' perplexity.
-        """
+        """Return the cross-entropies in nats a token on the first images of `data`, each with its first caption."""
         self.transformer.eval()
         text = image = 0.0
         told, count = 0, min(len(data), VALIDATION_IMAGES)
@@ -134,9 +133,7 @@ class PriorStage:
             asked = int((pieces[:, 1:] != 0).sum())
             text, told = text + float(losses.text) * asked, told + asked
             image += float(losses.image) * len(batch)
-        use = self.codes.use
-        return {"text_validation": text / max(told, 1), "image_validation": image / count,
-                "codes_used": float(np.mean(use.used)), "code_perplexity": use.perplexity}  # fmt: skip
+        return {"text_validation": text / max(told, 1), "image_validation": image / count}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the transformer, its optimiser and the steps taken."""
@@ -151,7 +148,7 @@ class PriorStage:
 
 
 class Codes:
-    """The codes of every image of a data set, made once: batch -> int64 [N, M]; and how many codes that uses."""
+    """The codes of every image of a data set, made once: batch -> int64 [N, M]."""
 
     def __init__(self, tokenizer: GridTokenizer, data: CaptionedDataset) -> None:
         parts, self.rows = [], dict[str, int]()
@@ -160,8 +157,6 @@ class Codes:
             parts.append(tokenizer.encode(batch.images).to(torch.int32).cpu())
             self.rows |= {name: start + number for number, name in enumerate(batch.ids)}
         self.codes = torch.cat(parts)
-        self.use = CodebookUse(tokenizer)
-        self.use.add(self.codes)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the codes of a batch of the data's images, by their ids."""

@@ -59,9 +59,10 @@ def sample_codes(
     sides = 1 if config.guidance == 1 else 2
     read = torch.cat([text, null.expand_as(text)])[: sides * prompts]
     cache = Cache(transformer, sides * prompts, candidates, shared)
+    weights = transformer.code_weights()
     states = cache.read(read, kept[:, :shared].repeat(sides, 1))
     for at in range(shared, codes):
-        logits = transformer.image_logits(transformer.norm(states))
+        logits = transformer.logits(transformer.norm(states), weights)
         logits = logits.view(sides, prompts, *logits.shape[1:])
         some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
         drawn[:, :, at] = torch.where(kept[:, None, at] < 0, some, drawn[:, :, at])

@@ -63,21 +63,28 @@ def plan_sweep(path: Path, runs: Path) -> list[Cell]:
 
 
 def _check(document: Mapping[str, Any]) -> None:
-    """Raise UserError for a field that is unknown or of another type."""
+    """Raise UserError for a field that is unknown, of another type, or says nothing that can be run."""
     _check_fields(document, FIELDS)
     for model, own in document.get("model", {}).items():
-        if not isinstance(own, dict):
-            raise UserError(f"model.{model} = {own!r}: expected a table, [model.{model}]")
-        _check_fields(own, OWN_FIELDS, f"model.{model}.")
+        if not isinstance(own, dict) or not own:
+            raise UserError(f"[model.{model}]: expected a table with {', '.join(OWN_FIELDS)}, or some of them")
+        try:
+            if higher := [name for name in own if name in FIELDS and name not in OWN_FIELDS]:
+                raise UserError(f"{higher[0]}: holds for all models; expected it at the top of the file")
+            _check_fields(own, OWN_FIELDS)
+        except UserError as error:
+            raise UserError(f"[model.{model}] {error}") from error
 
 
-def _check_fields(table: Mapping[str, Any], fields: Mapping[str, Any], prefix: str = "") -> None:
+def _check_fields(table: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     for name, value in table.items():
         if name not in fields:
-            raise unknown("field", prefix + name, [prefix + field for field in fields])
+            raise unknown("field", name, fields)
         if not isinstance(value, fields[name]):
             wanted = {dict: "a table", list: "a list", str: "text"}.get(fields[name], "a number or text")
-            raise UserError(f"{prefix}{name} = {value!r}: expected {wanted}")
+            raise UserError(f"{name} = {value!r}: expected {wanted}")
+    parse_budget(table.get("budget", 0))
+    _strings(table, "presets", ["tiny"])
 
 
 def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
@@ -86,16 +93,16 @@ def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
     own = document.get("model", {})
     if foreign := set(own) - set(models):
         raise unknown("model under [model]", sorted(foreign)[0], models)
-    asked = {model: document | own.get(model, {}) for model in models}
-    presets = {model: _strings(asked[model], "presets", ["tiny"]) for model in models}
-    _check_shared(document.get("set", {}), presets)
+    default: dict[str, Any] = {"presets": ["tiny"], "budget": "200k"}
+    asked = {model: {**default, **document, **own.get(model, {})} for model in models}
+    _check_shared(document.get("set", {}), {model: asked[model]["presets"] for model in models})
     for model in models:
-        budget = parse_budget(asked[model].get("budget", "200k"))
-        for preset, data in itertools.product(presets[model], _strings(document, "datasets", ["scenes"])):
+        for preset, data in itertools.product(asked[model]["presets"], _strings(document, "datasets", ["scenes"])):
             grid = _grid(_settings(model, preset, document.get("set", {}), own.get(model, {}).get("set", {})))
             for settings, seed in itertools.product(grid, _seeds(document)):
-                request = Request(model=model, preset=preset, data=data, root=root, seed=seed, budget=budget,
-                                  settings=settings, precision=document.get("precision"), runs=runs)  # fmt: skip
+                request = Request(model=model, preset=preset, data=data, root=root, seed=seed,
+                                  budget=parse_budget(asked[model]["budget"]), settings=settings,
+                                  precision=document.get("precision"), runs=runs)  # fmt: skip
                 yield Cell(request=request, evaluation=_evaluation(document.get("evaluation", {}), data))
 
 

@@ -46,18 +46,20 @@ def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
         both[:, :, :leading] = codes[:, None, :leading]
         states = [cache.read(text, codes[:, :leading]).expand(-1, 2, -1)]
         states += [cache.step(both[:, :, at], at) for at in range(leading, LENGTH - 1)]
-        cached = transformer.image_logits(transformer.norm(torch.stack(states, 2)))
+        cached = transformer.logits(transformer.norm(torch.stack(states, 2)), transformer.code_weights())
         for candidate in range(2):
             whole = transformer(text, both[:, candidate])[1][:, leading:]
             torch.testing.assert_close(cached[:, candidate], whole, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sparse", "full"])
+@pytest.mark.parametrize(("attention", "radices"), [("sparse", None), ("full", None), ("full", (3, 4))])
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
 @pytest.mark.parametrize("rows", [0, 2])
-def test_samples_are_those_of_the_whole_stream_read_anew(attention: str, guidance: float, rows: int) -> None:
+def test_samples_are_those_of_the_whole_stream_read_anew(
+    attention: str, radices: tuple[int, ...] | None, guidance: float, rows: int
+) -> None:
     """With image prompts too: leading rows, and a code in the middle."""
-    transformer = small(attention)
+    transformer = small(attention, radices=radices)
     text, given = captioned()
     forced = torch.full_like(given, -1)
     forced[:, : rows * SIDE] = given[:, : rows * SIDE]

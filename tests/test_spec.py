@@ -132,17 +132,35 @@ def test_a_model_may_have_presets_and_a_budget_of_its_own(tmp_path: Path) -> Non
         [model.aligndraw]
         presets = ["tiny"]
         budget = "7k"
+        [model.aligndraw.set]
+        batch_size = [8, 16]
         """)  # fmt: skip
     asked = [cell.request for cell in plan_sweep(path, tmp_path)]
     assert [(request.model, request.preset, request.budget) for request in asked] == [
-        ("aligndraw", "tiny", 7000), ("df-gan", "tiny", 5000), ("df-gan", "tiny-stabilised", 5000)]  # fmt: skip
-    assert all(request.settings == {"image_size": 64} for request in asked)
+        ("aligndraw", "tiny", 7000), ("aligndraw", "tiny", 7000), ("df-gan", "tiny", 5000),
+        ("df-gan", "tiny-stabilised", 5000)]  # fmt: skip
+    assert [request.settings.get("batch_size") for request in asked] == [8, 16, None, None]
+    assert all(request.settings["image_size"] == 64 for request in asked)
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("benchmarks/*.toml")), ids=str)
-def test_the_sweeps_of_the_readme_can_be_run(path: Path, tmp_path: Path) -> None:
-    cells = plan_sweep(path, tmp_path)
-    assert {cell.request.seed for cell in cells} == {0, 1, 2}
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+GANS = ("text-dcgan", "stackgan-v1", "stackgan-v2", "attngan", "df-gan")
+
+
+@pytest.mark.parametrize(("name", "budgets"), [
+    ("scenes-32px", {("aligndraw", "tiny"): 100_000} | {
+        (gan, preset): 200_000 if gan == "text-dcgan" else 100_000
+        for gan in GANS for preset in ("tiny", "tiny-stabilised")}),
+    ("scenes-32px-longer", {("stackgan-v1", "tiny-stabilised"): 500_000, ("stackgan-v2", "tiny-stabilised"): 300_000}),
+    ("emoji-64px", {("aligndraw", "tiny"): 30_000} | {(gan, "tiny-stabilised"): 30_000 for gan in GANS}),
+    ("scenes-32px-untrained", {(model, "tiny"): 0 for model in ("aligndraw", *GANS, "dalle")}),
+])  # fmt: skip
+def test_the_sweeps_of_the_readme_ask_for_its_rows(
+    tmp_path: Path, name: str, budgets: dict[tuple[str, str], int]
+) -> None:
+    asked = [cell.request for cell in plan_sweep(BENCHMARKS / f"{name}.toml", tmp_path)]
+    assert {(request.model, request.preset): request.budget for request in asked} == budgets
+    assert sorted(request.seed for request in asked) == sorted([0, 1, 2] * len(budgets))
 
 
 @pytest.mark.parametrize(("text", "line"), [
@@ -157,9 +175,14 @@ def test_the_sweeps_of_the_readme_can_be_run(path: Path, tmp_path: Path) -> None
     ('models = ["text-dcgan"]\n[model.attngan.set]\nx = 1', "unknown model under [model]"),
     ('models = ["text-dcgan"]\n[evaluation]\nimagse = 1', "did you mean 'images'?"),
     ('models = ["text-dcgan"]\n[set]\nimage_sze = 1', "did you mean 'image_size'?"),
-    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbudgte = 1', "did you mean 'model.text-dcgan.budget'?"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbudgte = 1', "[model.text-dcgan] unknown field 'budgte'"),
     ('models = ["text-dcgan"]\n[model.text-dcgan]\npresets = "tiny"', "presets = 'tiny': expected a list"),
-    ('models = ["text-dcgan"]\n[model]\ntext-dcgan = 3', "expected a table, [model.text-dcgan]"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\npresets = []', "[model.text-dcgan] presets = []: expected a list"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\nbudget = "much"', "[model.text-dcgan] budget 'much'"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]\nseeds = [0]', "[model.text-dcgan] seeds: holds for all models"),
+    ('models = ["text-dcgan"]\n[model.text-dcgan]', "[model.text-dcgan]: expected a table with presets, budget, set"),
+    ('models = ["text-dcgan"]\n[model]\ntext-dcgan = 3', "[model.text-dcgan]: expected a table"),
+    ('models = ["text-dcgan"]\npresets = []\n[model.text-dcgan]\npresets = ["tiny"]', "presets = []: expected a list"),
     ('models = ["text-dcgan"]\nset = 3', "expected a table"),
     ('models = ["text-dcgan"]\nroot = 3', "expected text"),
     ('models = ["text-dcgan"]\nbudget = []', "expected a number or text"),

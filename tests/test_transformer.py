@@ -1,25 +1,30 @@
 """DALL-E's transformer: its size as published, its patterns as drawn there, and that nothing sees what comes after."""
 
 import itertools
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from t2ibench.dalle.fsq import FSQ, FSQConfig, Rounding
+from t2ibench.dalle.model import PRESETS, DallE
 from t2ibench.dalle.prior import decayed
 from t2ibench.dalle.transformer import Transformer, TransformerConfig, attention_mask, pattern_of
 from t2ibench.errors import UserError
+from t2ibench.suite.spec import resolve_config
 
 TEXT, SIDE, CODES = 5, 4, 7
 
 
-def small(attention: str = "sparse", grids: tuple[int, ...] = (SIDE,)) -> Transformer:
-    config = TransformerConfig(
-        vocabulary=11, text_length=TEXT, width=16, layers=5, heads=2, attention=attention, kernel=3
-    )
+def small(
+    attention: str = "sparse", grids: tuple[int, ...] = (SIDE,), radices: tuple[int, ...] | None = None
+) -> Transformer:
+    config = TransformerConfig(vocabulary=11, text_length=TEXT, width=16, layers=5, heads=2, attention=attention,
+                               kernel=3, share_digits=True)  # fmt: skip
     torch.manual_seed(0)
-    transformer = Transformer(config, num_codes=CODES, grids=grids)
+    codes = CODES if radices is None else math.prod(radices)
+    transformer = Transformer(config, num_codes=codes, grids=grids, radices=radices)
     for parameter in transformer.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.4)
@@ -44,19 +49,27 @@ def test_the_published_size_has_12_billion_parameters_and_its_pattern() -> None:
 
 
 def test_codes_that_share_a_digit_share_a_part_of_their_logits() -> None:
-    config = TransformerConfig(vocabulary=11, text_length=TEXT, width=16, layers=1, heads=2, attention="full")
-    transformer = Transformer(config, num_codes=12, grids=(SIDE,), digits=(3, 4))
+    transformer = small("full", radices=(3, 4))
     assert transformer.digit_head is not None
     states = torch.randn(2, 16)
     of_digits = transformer.digit_head(states)
-    for code, logits in enumerate(transformer.image_logits(states).T):
+    for code, logits in enumerate(transformer.logits(states, transformer.code_weights()).T):
         first, second = of_digits[:, code % 3], of_digits[:, 3 + code // 3]
         torch.testing.assert_close(logits, transformer.image_head(states)[:, code] + first + second)
-    radices = FSQ(FSQConfig(levels=(3, 4)), 32).digits
-    digits = Rounding(radices).codes(torch.arange(12).view(1, 12))[0].T
-    assert [len(digits[:, place].unique()) for place in (0, 1)] == list(radices)
-    assert torch.equal(digits[:, 0], digits[torch.arange(12) % 3, 0])
-    assert small().digit_head is None
+    with pytest.raises(ValueError, match="make 12 codes, expected 13"):
+        Transformer(transformer.config, num_codes=13, grids=(SIDE,), radices=(3, 4))
+
+
+def test_the_digits_are_those_of_the_tokenizer() -> None:
+    tokenizer = FSQ(FSQConfig(levels=(3, 4)), 32)
+    numbers = Rounding((3, 4)).codes(torch.arange(12).view(1, 12))[0]
+    assert tokenizer.radices == tuple(len(row.unique()) for row in numbers)
+    assert torch.equal(numbers[0], numbers[0, torch.arange(12) % 3])
+    for preset, digits in (("tiny", 8 + 5 + 5 + 5), ("tiny-dvae", None), ("tiny-vqvae2", None)):
+        head = DallE(PRESETS[preset]).transformer.digit_head
+        assert (head.out_features if head else None) == digits
+    unshared = resolve_config(PRESETS["tiny"], {"transformer.share_digits": False})
+    assert DallE(unshared).transformer.digit_head is None
 
 
 @pytest.mark.parametrize("pattern", ["full", "row", "column", "convolution"])
