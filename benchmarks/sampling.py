@@ -4,7 +4,8 @@
     python benchmarks/sampling.py --guidance 3 --device cuda --precision bfloat16
 
 The bound: two FLOPs a weight and token over the FLOPs of a plain matrix product of the same sizes, measured here, plus
-the bytes of keys and values over the speed at which a plain sum reads, measured here. Weights are random.
+the bytes of keys and values over the speed at which a plain sum reads, measured here. Weights are random, codes have no
+digits.
 """
 
 import argparse
