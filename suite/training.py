@@ -198,10 +198,17 @@ class StageLoop:
             stage.total_steps = max(1, steps)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Stand where the checkpoint stood."""
-        self.stage.load_state_dict(state["stage"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        """Stand where the checkpoint stood; raise UserError when it does not fit the stage."""
+        try:
+            self.stage.load_state_dict(state["stage"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{self.folder / 'checkpoint.safetensors'}: does not fit stage {self.stage.name} ({reason}); another "
+                "version wrote it: go on with that one, or remove the folder to begin anew"
+            ) from error
 
     def run(self) -> StageCost:
         """Take the remaining steps and return what the whole stage took."""

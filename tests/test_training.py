@@ -138,6 +138,15 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_go
     ]
 
 
+def test_a_checkpoint_of_another_network_is_refused_by_name(world: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(ToyModel(fail_at=31), world, tmp_path, budget=1000, seed=0, checkpoint_seconds=0)
+    wider = ToyModel()
+    wider.lines = [nn.Linear(1, 2), nn.Linear(1, 1)]
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: does not fit stage stage0 \(.*size mismatch"):
+        train(wider, world, tmp_path, budget=1000, seed=0)
+
+
 class TwoStepStage(ToyStage):
     """Steps on the line, then looks through it again, as a generator looks through the discriminator of its step."""
 
