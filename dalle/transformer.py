@@ -142,7 +142,11 @@ class Losses(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """The decoder over text tokens [N, text_length] (0 is padding) and codes [N, M] of grids one after another."""
+    """The decoder over text tokens [N, text_length] (0 is padding) and codes [N, M] of grids one after another.
+
+    `radices` are those of the tokenizer whose codes they are. Raises UserError for a pattern that does not fit the
+    grids, ValueError for radices that do not make `num_codes`.
+    """
 
     def __init__(
         self, config: TransformerConfig, *, num_codes: int, grids: tuple[int, ...],
