@@ -84,7 +84,8 @@ class PriorStage:
         self.config, self.transformer, self.tokenizer, self.pieces = config, transformer, tokenizer, pieces
         self.share, self.batch_size, self.ema_kimg = config.share, config.batch_size, config.ema_kimg
         self.averaged: Mapping[str, nn.Module] = {"transformer": transformer} if config.ema_kimg else {}
-        self.optimiser = torch.optim.AdamW(decayed(transformer, config.weight_decay), 0.0, config.adam_betas)
+        groups = decayed(transformer, config.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, 0.0, config.adam_betas, fused=True)
         self.data, self.steps = data, 0
 
     @cached_property

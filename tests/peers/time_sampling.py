@@ -56,6 +56,8 @@ def main() -> None:
         "dalle-pytorch draws, guided": (few, "images", partial(they_draw, theirs, few, **cached)),
         "t2ibench learns": (tokens, "tokens", our_step(ours)),
         "dalle-pytorch learns": (tokens, "tokens", their_step(theirs)),
+        "t2ibench learns, bfloat16": (tokens, "tokens", in_bfloat16(our_step(ours))),
+        "dalle-pytorch learns, bfloat16": (tokens, "tokens", in_bfloat16(their_step(theirs))),
     }  # fmt: skip
     for _, _, route in routes.values():
         route()
@@ -63,7 +65,7 @@ def main() -> None:
         for name, (count, unit, route) in routes.items():
             begun = time.perf_counter()
             route()
-            print(f"{name:<30}{count / (time.perf_counter() - begun):>10,.1f} {unit}/s", flush=True)
+            print(f"{name:<32}{count / (time.perf_counter() - begun):>10,.1f} {unit}/s", flush=True)
 
 
 def taught(network: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -128,6 +130,16 @@ def their_step(model: torch.nn.Module) -> Callable[[], object]:
         optimiser.step()
 
     return step
+
+
+def in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:
+    """Return the step with its products in bfloat16, as `--precision bfloat16` trains."""
+
+    def cast() -> None:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            step()
+
+    return cast
 
 
 if __name__ == "__main__":
