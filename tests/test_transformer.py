@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from t2ibench.dalle.fsq import FSQ, FSQConfig, Rounding
 from t2ibench.dalle.model import PRESETS, DallE
 from t2ibench.dalle.prior import decayed
-from t2ibench.dalle.transformer import Transformer, TransformerConfig, attention_mask, pattern_of
+from t2ibench.dalle.transformer import Transformer, TransformerConfig, attend, attention_mask, pattern_of
 from t2ibench.errors import UserError
 from t2ibench.suite.spec import resolve_config
 
@@ -181,3 +181,15 @@ def test_sparse_attention_needs_one_grid() -> None:
 
 def test_the_pattern_of_full_attention_is_full() -> None:
     assert {pattern_of(layer, 6, "full") for layer in range(1, 7)} == {"full"}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_bfloat16_a_cpu_attends_in_float32(masked: bool) -> None:
+    """What is read is the exact reading, rounded once; also where the loop casts to bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    read = [torch.randn(2, 2, 7, 8, generator=generator).bfloat16() for _ in range(3)]
+    mask = attention_mask("row", 3, (2,), kernel=3) if masked else None
+    exact = attend(*(each.double() for each in read), mask)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert torch.equal(attend(*read, mask), exact.float().bfloat16())
