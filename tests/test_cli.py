@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from PIL import Image
 
 from t2ibench.files import read_json, write_json
@@ -128,6 +129,13 @@ def test_list_and_describe_keep_their_json(call: Call) -> None:
     code, out, _ = call("doctor", "--json")
     usable = {finding["what"]: finding["usable"] for finding in json.loads(out)["findings"]}
     assert code == 0 and usable["judge scenes"] and not usable["judge inception"]
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the flags of the processor stand nowhere else")
+def test_doctor_finds_bfloat16_where_the_processor_or_the_gpu_has_it(call: Call) -> None:
+    _, out, _ = call("doctor", "--json")
+    usable = {finding["what"]: finding["usable"] for finding in json.loads(out)["findings"]}
+    assert usable["bfloat16"] == ("bf16" in Path("/proc/cpuinfo").read_text() or torch.cuda.is_available())
 
 
 MISTAKES = [
