@@ -5,7 +5,8 @@ Generative Adversarial Networks" (arXiv:1711.10485). The padding of captions is 
 official code tiles its mask in the wrong order, so that most images are drawn with the mask of another's caption. Wrong
 pairs are drawn from what the batch holds of mismatches; the official code shifts the captions by one in a batch that is
 sorted by their lengths, whatever they say. The average of the generator covers its buffers.
-The coarser sizes' real images are means over squares of pixels.
+The generator's two adversarial terms of a size count whole, as in the official code, where the paper halves each
+(equation 4). The coarser sizes' real images are means over squares of pixels.
 """
 
 from collections.abc import Mapping, Sequence

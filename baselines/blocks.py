@@ -185,7 +185,8 @@ def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
 def initialise(module: nn.Module) -> None:
     """Draw convolutions from N(0, 0.02) and norms' scales from N(1, 0.02): for `network.apply` (DCGAN's rule).
 
-    Of networks with batch norm: without it, signals would fade from layer to layer.
+    Of networks with batch norm, which the rule was made for; without it, layers start as PyTorch draws them. Signals
+    fade in both, with no norm to raise them: a discriminator of many such layers starts nearly blind.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

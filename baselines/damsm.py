@@ -4,8 +4,9 @@ Xu, Zhang, Huang, Zhang, Gan, Huang and He 2018, "AttnGAN: Fine-Grained Text to 
 Generative Adversarial Networks" (arXiv:1711.10485, section 3.2). Long captions are cut, where the official code leaves
 out words at random; the vocabulary is that of the train split, where the official code reads the test captions too;
 Inception stays as it was trained, where the official code lets its batch norms drift. The official code also
-multiplies the learning rate by 0.98 an epoch down to a tenth, makes Adam anew in each, and clips the gradients of the
-LSTM alone. Here marks of punctuation are words, and so is a caption's end.
+multiplies the learning rate by 0.98 an epoch down to a tenth and makes Adam anew in each; here a run counts images,
+not epochs. It clips the gradients of the LSTM alone; here also those of the image encoder, which learns from scratch
+with it. Marks of punctuation are words, and so is a caption's end.
 """
 
 from collections.abc import Mapping, Sequence

@@ -92,11 +92,12 @@ PRESETS: Mapping[str, DFGANConfig] = {
     "paper-stabilised": replace(PAPER, track=STABILISED),
 }
 # `tiny` and `small` average the generator's weights, which the official code does not: runs of some hundred thousand
-# images end before the weights settle. `tiny` takes larger steps; at 5e-4 and 1e-3 the networks collapse.
+# images end before the weights settle. In `tiny` the generator takes larger steps; under MA-GP the networks collapse at
+# the stabilised track's rates, 5e-4 and 1e-3.
 
 
 class Affine(nn.Module):
-    """Scale and shift every channel by what two perceptrons make of the condition [N, D] (section 3.3)."""
+    """Scale and shift every channel by what two perceptrons make of the condition [N, D] (section 3.4)."""
 
     def __init__(self, condition_dim: int, channels: int) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Affine(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Affine, leaky ReLU, affine, leaky ReLU: the deep text-image fusion of section 3.3."""
+    """Affine, leaky ReLU, affine, leaky ReLU: the deep text-image fusion of section 3.4."""
 
     def __init__(self, condition_dim: int, channels: int) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 Every part is a field of `Track`, so that leaving one out is an ablation. DiffAugment: Zhao et al. 2020
 (arXiv:2006.10738). Spectral norm: Miyato et al. 2018 (arXiv:1802.05957). R1: Mescheder et al. 2018
-(arXiv:1801.04406), lazily as in StyleGAN2 (arXiv:1912.04958). MA-GP: Tao et al. 2022 (arXiv:2008.05865).
-TTUR: Heusel et al. 2017 (arXiv:1706.08500).
+(arXiv:1801.04406), as in StyleGAN2 (arXiv:1912.04958) every few steps only, but together with the loss. MA-GP: Tao et
+al. 2022 (arXiv:2008.05865). TTUR: Heusel et al. 2017 (arXiv:1706.08500).
 """
 
 import math

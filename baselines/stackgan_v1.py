@@ -3,6 +3,8 @@
 Zhang, Xu, Li, Zhang, Wang, Huang and Metaxas 2017, "StackGAN: Text to Photo-realistic Image Synthesis with Stacked
 Generative Adversarial Networks" (arXiv:1612.03242), with the layers of the official code, whose bottlenecks the paper
 does not mention. Other than there:
+- Mean and log standard deviation of a condition come through a leaky ReLU, as in the official code; in the paper, from
+  a linear layer.
 - One caption conditions one image. The official code conditions on the mean of four in training and on one in drawing.
 - Stage 2 sees the sketches as they are in drawing: of stage 1's averaged weights, where there are some, and with the
   running statistics of its batch norm. The official code has it sketch by the statistics of the batch.

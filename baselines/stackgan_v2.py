@@ -1,8 +1,8 @@
 """StackGAN-v2: a tree of generators draws one image at several scales at once, each with a discriminator of its own.
 
 Zhang, Xu, Li, Zhang, Wang, Huang and Metaxas 2018, "StackGAN++: Realistic Image Synthesis with Stacked Generative
-Adversarial Networks" (arXiv:1710.10916), after the official code, conditional (sections 4.1 and 4.2) and
-unconditional (section 4.3). Other than there:
+Adversarial Networks" (arXiv:1710.10916), after the official code: scales (section 4.1), with
+captions or without (4.2), colours kept alike from scale to scale (4.3). Other than there:
 - Training goes on from its own weights after a checkpoint; the official code goes on from their average.
 - Wrong images are others of the batch, where the official code loads some more.
 - The coarser scales' real images are means over squares of pixels.

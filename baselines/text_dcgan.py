@@ -1,10 +1,10 @@
 """Text-conditional DCGAN: GAN-CLS, GAN-INT and GAN-INT-CLS.
 
 Reed, Akata, Yan, Logeswaran, Schiele and Lee 2016, "Generative Adversarial Text to Image Synthesis"
-(arXiv:1605.05396), with the layers of the official code, whose residual blocks the paper's figure omits.
-The official code conditions on the mean of four captions in training and on one in drawing; here, as in the
-paper, one caption conditions one image both times. Wrong images are others of the batch, where the official code loads
-some more.
+(arXiv:1605.05396), with the layers of the official code: the paper has neither its residual blocks nor the batch norm
+of what the discriminator reads in captions. The official code conditions on the mean of four captions in training and
+on one in drawing; here, as in the paper, one caption conditions one image both times. Wrong images are others of the
+batch, where the official code loads some more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,8 +55,8 @@ class TextDCGANConfig:
     """Batch norm after the generator's projection of the caption, as the discriminator has it. The published
     network has none; embeddings of an encoder taught on few images are so short that noise drowns them."""
     third_layer_activation: bool = True
-    """Leaky ReLU after the discriminator's third convolution, from 64 px on: in main_cls.lua, missing in
-    main_cls_int.lua."""
+    """Leaky ReLU after the discriminator's third convolution, from 64 px on: in the paper and in main_cls.lua, missing
+    in main_cls_int.lua alone."""
     batch_size: int = 64
     """Pairs in a step of the GAN."""
     track: Track = Track(halve_every_kimg=885.0)

@@ -139,6 +139,9 @@ def test_the_losses_of_a_step_are_those_of_its_images_at_every_size(world: Store
         taught = taught + discriminator_loss(matching, network.with_caption(seen, sentence[order]), pairs, "bce")
     torch.testing.assert_close(losses["generator"], fooled.detach())
     torch.testing.assert_close(losses["discriminator"], taught.detach())
+    mean, log_std = model.generator.condition(sentence)
+    divergence = (mean.square() + log_std.exp().square() - 1) / 2 - log_std
+    torch.testing.assert_close(losses["divergence"], divergence.mean().detach())
 
 
 def test_the_damsm_sees_the_finest_images(world: Store) -> None:

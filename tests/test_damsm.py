@@ -159,6 +159,14 @@ def test_inception_is_frozen_and_its_batch_norms_do_not_drift(through_inception:
     assert all(torch.equal(value, published[name]) for name, value in network.inception.state_dict().items())
 
 
+def test_a_generator_learns_through_the_frozen_inception(through_inception: DAMSM) -> None:
+    images = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    seen = through_inception.image_encoder.eval()(images)
+    for part in (seen.regions, seen.image):
+        (gradient,) = torch.autograd.grad(part.square().sum(), images, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
 def test_inception_sees_the_pixels_from_0_to_255(through_inception: DAMSM) -> None:
     came = []
     hook = through_inception.image_encoder.inception.register_forward_pre_hook(lambda _, given: came.append(given[0]))

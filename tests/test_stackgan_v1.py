@@ -155,12 +155,6 @@ def test_seen_once_equals_seen_again() -> None:
     torch.testing.assert_close(short, discriminator(images[order], text), atol=1e-4, rtol=1e-4)
 
 
-def test_third_layer_activation_is_the_only_difference_it_makes() -> None:
-    with torch.device("meta"):
-        with_it, without = (Discriminator(PAPER, 64, third_layer_activation=on) for on in (True, False))
-    assert len(with_it.image) == len(without.image) + 1
-
-
 def test_the_image_drawn_is_that_of_stage2_and_both_stages_have_noise_of_their_own() -> None:
     model, *_ = stages()
     text = torch.randn(2, 128)

@@ -48,10 +48,6 @@ def test_published_counts_of_each_discriminator() -> None:
     assert counts == [pytest.approx(millions * 1e6, rel=0.005) for millions in (5.72, 18.83, 71.27)]
 
 
-def test_the_average_of_the_paper_forgets_a_thousandth_a_step() -> None:
-    assert 0.5 ** (PAPER.batch_size / (1000 * PAPER.track.ema_kimg)) == pytest.approx(0.999, abs=1e-5)
-
-
 @pytest.mark.parametrize(("branches", "size"), [(1, 8), (1, 32), (2, 32), (3, 32), (3, 64), (4, 64), (2, 128)])
 @pytest.mark.parametrize("config", [NARROW, FREE])
 def test_any_number_of_branches(config: object, branches: int, size: int) -> None:

@@ -11,7 +11,6 @@ from t2ibench.baselines.mismatch import matching_pairs, mismatched_order
 from t2ibench.baselines.reading import read_frozen
 from t2ibench.baselines.stabilise import Track
 from t2ibench.baselines.text_dcgan import (
-    PAPER,
     PRESETS,
     TINY,
     Discriminator,
@@ -37,11 +36,6 @@ def test_every_size_of_image(size: int) -> None:
     images = Generator(config)(torch.zeros(2, 100), text)
     assert images.shape == (2, 3, size, size)
     assert Discriminator(config)(images, text).shape == (2,)
-
-
-def test_third_layer_activation_is_the_only_difference_it_makes() -> None:
-    with_it, without = Discriminator(PAPER), Discriminator(replace(PAPER, third_layer_activation=False))
-    assert len(with_it.image) == len(without.image) + 1
 
 
 def gan_stage(objective: str, **settings: object) -> GANStage:
