@@ -56,7 +56,7 @@ def _bfloat16() -> Finding:
     if torch.cuda.is_available() or any(able[name] for name in able if name.endswith("bf16")):
         why = "--precision bfloat16, the default on a GPU, trains transformers and most GANs faster"
         return Finding(what="bfloat16", usable=True, why=why)
-    return Finding(what="bfloat16", usable=False, why="the processor multiplies no faster in it; train in float32")
+    return Finding(what="bfloat16", usable=False, why="the processor has no units for it, or torch does not tell")
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Finding:
