@@ -396,6 +396,7 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except typer.Abort:
+        typer.echo("interrupted; the same command goes on where it was cut off", err=True)
         sys.exit(130)
     except Exception as error:
         if not hasattr(error, "format_message"):

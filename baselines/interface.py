@@ -11,6 +11,7 @@ from torch import nn
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..datasets.splitmix import STEP, splitmix64
 from ..datasets.tokenizers import Tokenizer
+from ..errors import UserError
 
 SAMPLE_CHUNK = 32
 
@@ -126,6 +127,12 @@ class Tokenizes(Protocol):
     """By name. What the model makes from its config alone is there from the start; what is learned from the
     captions `stages(data)` adds, unless it is there already: a run that goes on, and one that draws, put the saved
     ones into this very dict before the weights are loaded."""
+
+
+def check_adam_betas(name: str, betas: tuple[float, float]) -> None:
+    """Raise UserError for moments of Adam, of the setting `name`, that are no numbers from 0 to below 1."""
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"{name}={list(betas)}: expected two numbers from 0 to below 1")
 
 
 def optimiser_step(optimiser: torch.optim.Optimizer, loss: torch.Tensor, *, clip_norm: float | None = None) -> None:

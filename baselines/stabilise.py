@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import UserError
-from .interface import optimiser_step
+from .interface import check_adam_betas, optimiser_step
 from .losses import Adversarial
 
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
@@ -56,7 +56,8 @@ class Track:
     """Half-life of the generator's average in thousands of images; 0 draws with the last weights."""
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that cannot be kept."""
+        """Refuse a schedule that cannot be kept, and moments that Adam has not."""
+        check_adam_betas("track.adam_betas", self.adam_betas)
         if self.penalty_every < 1:
             raise UserError(f"track.penalty_every={self.penalty_every}: expected 1 or more")
         for name in ("penalty_weight", "generator_learning_rate", "discriminator_learning_rate", "halve_every_kimg",

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..baselines.interface import optimiser_step, to_uint8
+from ..baselines.interface import check_adam_betas, optimiser_step, to_uint8
 from ..datasets.captioned import Batch
 from ..errors import UserError
 from .schedule import cosine
@@ -225,6 +225,7 @@ class Teaching:
 
     def __post_init__(self) -> None:
         """Refuse what teaches nothing."""
+        check_adam_betas("teaching.adam_betas", self.adam_betas)
         if self.batch_size < 1 or not 0 < self.rate_falls_over <= 1:
             raise UserError(
                 f"teaching: batch_size={self.batch_size}, rate_falls_over={self.rate_falls_over:g}: expected 1 or "

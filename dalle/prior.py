@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..baselines.interface import optimiser_step
+from ..baselines.interface import check_adam_betas, optimiser_step
 from ..datasets.bpe import BPETokenizer
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..errors import UserError
@@ -66,6 +66,7 @@ class PriorConfig:
             raise UserError(
                 f"prior: batch_size={self.batch_size}, share={self.share:g}: expected 1 or more, and between 0 and 1"
             )
+        check_adam_betas("prior.adam_betas", self.adam_betas)
         if min(self.learning_rate, self.last_rate, self.weight_decay, self.ema_kimg) < 0:
             raise UserError("prior: expected learning_rate, last_rate, weight_decay and ema_kimg of 0 or more")
 

@@ -264,14 +264,15 @@ def _method(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_names(found: Sequence[Record]) -> list[str]:
-    """Return each method's name: model/preset, and the settings in which it differs from its namesakes."""
+    """Return each method's name: model/preset, the settings asked for, and those in which it differs from namesakes."""
     settings = [_settings(record.spec) for record in found]
     names = []
     for record, own in zip(found, settings, strict=True):
         namesakes = [other for peer, other in zip(found, settings, strict=True) if peer.label == record.label]
-        varying = sorted(key for key in {key for other in namesakes for key in other}
-                         if any(other.get(key) != own.get(key) for other in namesakes))
-        differences = ", ".join(f"{key}={typed(own.get(key))}" for key in varying)
+        varying = {key for key in {key for other in namesakes for key in other}
+                   if any(other.get(key) != own.get(key) for other in namesakes)}
+        asked = {key for key in record.passed.get("settings", {}) if key in own and key not in PROTOCOL}
+        differences = ", ".join(f"{key}={typed(own.get(key))}" for key in sorted(varying | asked))
         names.append(f"{record.label} ({differences})" if differences else record.label)
     return names
 

@@ -38,7 +38,7 @@ from .environment import describe_environment
 from .plugins import find_dataset, find_judge
 from .probing import probe
 from .spec import Evaluation, resolve_config
-from .trained import Run, load_model, locked, prepared, read_costs
+from .trained import Run, load_model, locked, prepared, read_costs, refuse_unfinished
 from .training import Watch, silent
 
 EMPTY: Mapping[str, Any] = {}
@@ -116,6 +116,7 @@ def score_run(
     if settings:
         spec["evaluation"] = spec["evaluation"] | {"drawn_with": dict(settings)}
     with locked(opened.folder):
+        refuse_unfinished(opened)
         weights = digest_of_file(opened.folder / "weights.safetensors")
         asked = [probes.VERSION, scene_reader.VERSION] if panel.evaluation.probes else None
         kept = opened.folder / "scores" / digest_of([SCHEMA, spec, weights, asked])[:12]

@@ -146,8 +146,20 @@ def _fit(value: Any, kind: Any, name: str) -> Any:
         return float(value)
     if kind is not float and type(value) is kind:
         return value
-    wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
-    raise UserError(f"setting {name}={value!r}: expected {wanted}")
+    raise UserError(f"setting {name}={value!r}: expected {_wanted(kind, name)}")
+
+
+def _wanted(kind: Any, name: str) -> str:
+    """Return what a setting of the annotated type is to be, as one would type it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return f"its fields one by one, {name}.FIELD"
+    if origin is typing.Literal:
+        return " or ".join(map(json.dumps, arguments))
+    if origin is tuple:
+        entries = [_wanted(entry, name) for entry in arguments if entry is not Ellipsis]
+        return f"a list [...] of {entries[0]}" if arguments[-1] is Ellipsis else f"[{', '.join(entries)}]"
+    return getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
 
 
 def parse_budget(text: str | int) -> int:

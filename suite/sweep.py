@@ -95,15 +95,24 @@ def _cells(document: Mapping[str, Any], runs: Path) -> Iterator[Cell]:
         raise unknown("model under [model]", sorted(foreign)[0], models)
     default: dict[str, Any] = {"presets": ["tiny"], "budget": "200k"}
     asked = {model: {**default, **document, **own.get(model, {})} for model in models}
-    _check_shared(document.get("set", {}), {model: asked[model]["presets"] for model in models})
+    shared = _dotted(document.get("set", {}))
+    _check_shared(shared, {model: asked[model]["presets"] for model in models})
     for model in models:
         for preset, data in itertools.product(asked[model]["presets"], _strings(document, "datasets", ["scenes"])):
-            grid = _grid(_settings(model, preset, document.get("set", {}), own.get(model, {}).get("set", {})))
+            grid = _grid(_settings(model, preset, shared, _dotted(own.get(model, {}).get("set", {}))))
             for settings, seed in itertools.product(grid, _seeds(document)):
                 request = Request(model=model, preset=preset, data=data, root=root, seed=seed,
                                   budget=parse_budget(asked[model]["budget"]), settings=settings,
                                   precision=document.get("precision"), runs=runs)  # fmt: skip
                 yield Cell(request=request, evaluation=_evaluation(document.get("evaluation", {}), data))
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings in tables of tables, as TOML reads an unquoted `track.ema_kimg`, under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def _check_shared(shared: Mapping[str, Any], presets: Mapping[str, Sequence[str]]) -> None:

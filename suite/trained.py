@@ -167,6 +167,12 @@ def read_costs(folder: Path) -> tuple[StageCost, ...]:
     return tuple(StageCost(**cost) for cost in read_json(folder / "training.json"))
 
 
+def refuse_unfinished(opened: Run) -> None:
+    """Raise UserError for a run that was not trained to the end."""
+    if not (opened.folder / "training.json").exists():
+        raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
+
+
 def load_model(opened: Run, settings: Mapping[str, Any] = EMPTY) -> TextToImage:
     """Return the run's model with its trained weights, to draw with `settings` of its config's `sampling`.
 
@@ -175,8 +181,7 @@ def load_model(opened: Run, settings: Mapping[str, Any] = EMPTY) -> TextToImage:
     for name in settings:
         if not name.startswith("sampling."):
             raise UserError(f"--set {name}: decides the training, which is over; expected sampling.FIELD")
-    if not (opened.folder / "training.json").exists():
-        raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
+    refuse_unfinished(opened)
     model = opened.new_model()
     load_tokenizers(opened.folder / "tokenizers.json", model)
     load_weights(opened.folder / "weights.safetensors", model.networks())

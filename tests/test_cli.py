@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import typer
 from PIL import Image
 
+from t2ibench import cli
 from t2ibench.files import read_json, write_json
 
 TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8",
@@ -94,6 +96,11 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "s" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["a red circle"] * 3 + ["a blue star"] * 3
     assert Image.open(tmp_path / "s" / rows[5]["file_name"]).size == (32, 32)
+
+    (folder / "training.json").rename(tmp_path / "training.json")
+    code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
+    assert code == 2 and "not trained to the end; the command that began it goes on" in json.loads(out)["error"]
+    (tmp_path / "training.json").rename(folder / "training.json")
 
     code, out, _ = call("report", "--runs", tmp_path / "runs", "--out", tmp_path / "report", "--json")
     assert code == 0 and "| FID@scenes ↓ |" in Path(json.loads(out)["markdown"]).read_text()
@@ -214,3 +221,14 @@ def test_help_and_list_do_not_import_torch() -> None:
                   "sys.exit(f'imported {heavy}' if heavy else 0)"  # fmt: skip
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
         assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(**how: Any) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it was cut off\n"

@@ -100,6 +100,14 @@ def test_namesakes_are_told_apart_by_the_settings_that_differ(tmp_path: Path) ->
     assert all(row.seeds == [0, 1] for row in table.rows)
 
 
+def test_settings_that_were_asked_for_are_part_of_the_name(tmp_path: Path) -> None:
+    """The side of the images is not: it stands above the table."""
+    passed = {"settings": {"text.depth": "2", "image_size": "32"}}
+    config = {"width": 8, "text": {"depth": 2}, "image_size": 32}
+    (table,) = read([leave(tmp_path / "a", config=config, passed=passed), leave(tmp_path / "b", model="other")])
+    assert [row.method for row in table.rows] == ["other/tiny", "toy/tiny (text.depth=2)"]
+
+
 def test_a_budget_is_a_row_and_none_is_the_untrained_network(tmp_path: Path) -> None:
     (table,) = read([leave(tmp_path / "a", budget=200_000), leave(tmp_path / "b", budget=0)])
     assert [(row.method, wording.budget(row)) for row in table.rows] == [

@@ -30,6 +30,7 @@ class Config:
     flip: bool = False
     clip: float | None = None
     names: tuple[str, ...] = ()
+    steps: tuple[Literal["a", "b"], ...] = ()
     inner: Inner = field(default_factory=Inner)
 
 
@@ -57,7 +58,10 @@ def test_settings_fit_their_types(setting: str, expected: Config) -> None:
     ("inner.rate=Infinity", "expected float"),
     ("flip=1", "expected bool"),
     ("objective=c", "unknown value of objective 'c'"),
-    ("inner.widths=[1]", "expected tuple"),
+    ("inner.widths=[1]", "expected [int, int]"),
+    ("names=x", "setting names='x': expected a list [...] of str"),
+    ("steps=c", 'setting steps=\'c\': expected a list [...] of "a" or "b"'),
+    ("inner=3", "setting inner=3: expected its fields one by one, inner.FIELD"),
     ("inner.widths=[1, true]", "expected int"),
     ("batch_size.x=1", "has no fields inside"),
     ("batch_size", "expected field=value"),
@@ -120,6 +124,21 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
     assert cells[0].evaluation == Evaluation(images=300, judges=("scenes", "reader"))
     assert cells[0].request.settings == {"batch_size": 32, "mismatch_weight": 0.25}
     assert len({(c.request.preset, c.request.seed, c.request.settings["mismatch_weight"]) for c in cells}) == 12
+
+
+def test_nested_settings_may_be_quoted_or_not(tmp_path: Path) -> None:
+    settings = []
+    for name in ('"track.gradient_penalty"', "track.gradient_penalty"):
+        path = write(tmp_path / "s.toml", f"""
+            models = ["df-gan"]
+            [set]
+            {name} = ["r1", "none"]
+            [model.df-gan.set]
+            text_encoder.damsm.gamma1 = 5.0
+            """)  # fmt: skip
+        settings.append([cell.request.settings for cell in plan_sweep(path, tmp_path)])
+    assert settings[0] == settings[1] == [
+        {"track.gradient_penalty": kind, "text_encoder.damsm.gamma1": 5.0} for kind in ("r1", "none")]
 
 
 def test_a_model_may_have_presets_and_a_budget_of_its_own(tmp_path: Path) -> None:

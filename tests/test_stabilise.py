@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from t2ibench.baselines.losses import (
     real_loss,
 )
 from t2ibench.baselines.stabilise import STABILISED, Adversaries, Track, diff_augment, gradient_penalty, normalise
+from t2ibench.dalle.image_tokenizer import Teaching
+from t2ibench.dalle.prior import PriorConfig
 from t2ibench.errors import UserError
 
 
@@ -151,6 +154,13 @@ def test_what_is_restored_goes_on_at_the_same_rates_and_penalties() -> None:
 def test_a_penalty_every_no_step_is_refused() -> None:
     with pytest.raises(UserError, match="penalty_every=0"):
         Track(penalty_every=0)
+
+
+@pytest.mark.parametrize(("make", "name"), [(Track, "track"), (PriorConfig, "prior"), (Teaching, "teaching")])
+@pytest.mark.parametrize("betas", [(0.5, 1.5), (-0.1, 0.9), (0.5, 1.0), (math.nan, 0.9)])
+def test_moments_that_adam_has_not_are_refused(make: Any, name: str, betas: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match=rf"{name}\.adam_betas=.*: expected two numbers from 0 to below 1"):
+        make(adam_betas=betas)
 
 
 @pytest.mark.parametrize("name", ["penalty_weight", "generator_learning_rate", "halve_every_kimg", "ema_kimg"])
