@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .suite.run import Request
     from .suite.spec import Evaluation
 
+INTERRUPTED = 130
 app = typer.Typer(
     help="Train, sample and score text-to-image models, from GANs to DALL-E.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False,
@@ -396,14 +397,15 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except typer.Abort:
-        typer.echo("interrupted; the same command goes on where it was cut off", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         if line := error.format_message():
             _fail(line)
         sys.exit(2)
+    if code == INTERRUPTED:
+        typer.echo("interrupted; the same command goes on where it was cut off", err=True)
     sys.exit(code)
 
 
