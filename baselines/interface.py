@@ -30,7 +30,10 @@ class Stage(Protocol):
     draws: bool
     """Whether the model's `sample` makes sense while this stage learns (then the loop draws sample grids)."""
     averaged: Mapping[str, nn.Module]
-    """Networks to average over the steps (EMA, buffers included); may be empty."""
+    """Networks to average over the steps (EMA, buffers included); may be empty.
+
+    Steps change their parameters and buffers in place; the loop looks them up once.
+    """
     ema_kimg: float
     """Half-life of that average, in thousands of images."""
 

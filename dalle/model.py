@@ -4,6 +4,7 @@ Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092): sec
 transformer, 2.6 the choice among candidates; CLIP after Radford et al. 2021 (arXiv:2103.00020).
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -164,13 +165,13 @@ class DallE:
         """Draw equal chunks, as `sample_in_chunks` does, each with its rows of `forced`."""
         if len(captions) != len(seeds):
             raise ValueError(f"one seed a caption: {len(captions)} captions and {len(seeds)} seeds came")
-        images = []
+        images, transformer = [], self._drawing_transformer()
         for start in range(0, len(captions), SAMPLE_CHUNK):
             some = slice(start, start + SAMPLE_CHUNK)
             texts, numbers = list(captions[some]), list(seeds[some])
             padding = SAMPLE_CHUNK - len(texts)
             given = None if forced is None else torch.cat([forced[some], forced[:1].expand(padding, -1)])
-            drawn = self._draw(texts + [""] * padding, numbers + [0] * padding, given)
+            drawn = self._draw(transformer, texts + [""] * padding, numbers + [0] * padding, given)
             images.append(drawn[: len(texts)])
         return torch.cat(images)
 
@@ -182,9 +183,10 @@ class DallE:
         They go on with an image prompt that holds one image, where it is `given`.
         """
         forced = None if given is None else forced_codes(self.tokenizer, given)
+        transformer = self._drawing_transformer()
         for start in range(0, len(seeds), CANDIDATES):
             some = list(seeds[start : start + CANDIDATES])
-            yield self._draw([caption], some + [0] * (CANDIDATES - len(some)), forced)[: len(some)]
+            yield self._draw(transformer, [caption], some + [0] * (CANDIDATES - len(some)), forced)[: len(some)]
 
     def rank(self, captions: Sequence[str], images: torch.Tensor) -> torch.Tensor:
         """Return float32 [N]: the cosine that CLIP finds between each image and its caption (section 2.6)."""
@@ -198,11 +200,16 @@ class DallE:
         """Return the fingerprint of CLIP."""
         return text_fingerprint(self.clip.text.token_embedding.weight)
 
+    def _drawing_transformer(self) -> Transformer:
+        """Return the transformer in the precision that `sampling` asks for."""
+        same = self.config.sampling.precision == "float32"
+        return self.transformer.eval() if same else copy.deepcopy(self.transformer).bfloat16().eval()
+
     def _draw(
-        self, captions: Sequence[str], seeds: Sequence[int], forced: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, transformer: Transformer, captions: Sequence[str], seeds: Sequence[int],
+        forced: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Return images uint8 [N, 3, H, W], as many a caption as there are seeds for each."""
-        transformer = self.transformer.eval()
         device = transformer.start_of_image.device
         uniforms = torch.from_numpy(seeded_uniform(seeds, transformer.codes))
         codes = sample_codes(

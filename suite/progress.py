@@ -19,7 +19,7 @@ class Bars:
                    TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
         self.progress = Progress(*columns, console=self.console)
         self.tasks: dict[str, TaskID] = {}
-        self.begun, self.said, self.first = "", time.monotonic(), (0.0, 0)
+        self.begun, self.done, self.said, self.first = "", 0, time.monotonic(), (0.0, 0)
 
     def __enter__(self) -> "Bars":
         if self.console.is_terminal:
@@ -46,10 +46,11 @@ class Bars:
 
     def _line(self, what: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        if what != self.begun:
+        if what != self.begun or done < self.done:
             self.begun, self.said, self.first = what, now, (now, done)
         elif now - self.said >= SECONDS_A_LINE or done >= total:
             self.said = now
             started, before = self.first
             left = (now - started) * (total - done) / max(done - before, 1)
             print(f"{what}: {done:,} of {total:,} images, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
+        self.done = done

@@ -61,19 +61,21 @@ class Average:
         self.networks = networks
         self.half_life = 1000 * kimg
         self.copies = {name: copy.deepcopy(network).requires_grad_(False) for name, network in networks.items()}
+        # Looked up once: to walk the modules takes a hundredth of a small step.
+        self.pairs = [pair for name, network in networks.items()
+                      for pair in zip(_tensors(self.copies[name]), _tensors(network), strict=True)]  # fmt: skip
+        self.moving = [pair for pair in self.pairs if pair[1].is_floating_point()]
+        self.counting = [pair for pair in self.pairs if not pair[1].is_floating_point()]
 
     @torch.no_grad()
     def update(self, batch_size: int, images_seen: int) -> None:
         """Move the averages towards the networks after a step on `batch_size` images."""
         half_life = min(self.half_life, self.RAMP * images_seen)
         decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
-        for name, network in self.networks.items():
-            pairs = list(zip(_tensors(self.copies[name]), _tensors(network), strict=True))
-            for average, current in pairs:
-                if not current.is_floating_point():
-                    average.copy_(current)
-            averages, currents = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
-            torch._foreach_lerp_(averages, currents, 1 - decay)
+        averages, currents = zip(*self.moving, strict=True)
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for average, current in self.counting:
+            average.copy_(current)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -87,7 +89,13 @@ class Average:
                 network.load_state_dict(kept[name])
 
     def settle(self) -> None:
-        """Put the averages into the networks for good."""
+        """Put the averages into the networks for good; raise UserError where a step left other tensors there."""
+        now = (tensor for network in self.networks.values() for tensor in _tensors(network))
+        if not all(tensor is current for tensor, (_, current) in zip(now, self.pairs, strict=True)):
+            raise UserError(
+                f"{', '.join(self.networks)}: a training step replaced a parameter or buffer, whose average therefore "
+                "stayed behind; change it in place (`copy_`)"
+            )
         for name, network in self.networks.items():
             network.load_state_dict(self.copies[name].state_dict())
 

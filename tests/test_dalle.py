@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,15 @@ from PIL import Image
 
 from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
-from t2ibench.dalle import prior
+from t2ibench.dalle import model, prior
 from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
 from t2ibench.dalle.image_tokenizer import positions_within
 from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
 from t2ibench.dalle.prior import Codes, PriorStage
 from t2ibench.dalle.reranking import best_of
+from t2ibench.dalle.sampler import sample_codes
 from t2ibench.dalle.schedule import cosine, warmed_up
+from t2ibench.dalle.transformer import Transformer
 from t2ibench.datasets.store import Store
 from t2ibench.errors import UserError
 from t2ibench.eval.joint_judge import JointJudge
@@ -250,6 +253,26 @@ def test_a_candidate_is_the_same_whatever_their_number(dalle: DallE) -> None:
     assert torch.equal(torch.cat(list(dalle.candidates("a red circle", seeds[:3]))), many[:3])
     assert torch.equal(torch.cat(list(dalle.candidates("a red circle", seeds[5:]))), many[5:])
     assert len({image.numpy().tobytes() for image in many}) > 1
+
+
+def test_candidates_drawn_in_bfloat16_are_nearly_those_of_float32(
+    dalle: DallE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes: list[torch.dtype] = []
+
+    def noted(transformer: Transformer, *inputs: Any, **named: Any) -> torch.Tensor:
+        dtypes.append(transformer.image_head.weight.dtype)
+        return sample_codes(transformer, *inputs, **named)
+
+    monkeypatch.setattr(model, "sample_codes", noted)
+    half = copy.copy(dalle)
+    half.config = resolve_config(dalle.config, {"sampling.precision": "bfloat16"})
+    seeds = list(range(20))
+    [whole], [rough] = (list(each.candidates("a red circle", seeds)) for each in (dalle, half))
+    assert dtypes == [torch.float32, torch.bfloat16] and dalle.transformer.image_head.weight.dtype == torch.float32
+    assert torch.equal(next(half.candidates("a red circle", seeds[:3])), rough[:3])
+    differing = (whole.float() - rough.float()).abs().mean() / (whole.float() - whole.float().flip(0)).abs().mean()
+    assert 0 < differing < 0.3
 
 
 def test_who_ranks_is_known_by_its_token_embedding(dalle: DallE) -> None:

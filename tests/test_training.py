@@ -122,6 +122,14 @@ def test_average_is_exponential_and_takes_in_the_buffers() -> None:
     assert network.weight.item() == 3.0
 
 
+def test_a_buffer_that_a_step_replaced_is_refused() -> None:
+    network = nn.BatchNorm1d(1)
+    average = Average({"net": network}, kimg=1.0)
+    network.running_mean = torch.ones(1)
+    with pytest.raises(UserError, match=r"net: a training step replaced a parameter or buffer.*in place"):
+        average.settle()
+
+
 def test_a_loss_that_is_not_finite_names_stage_step_and_checkpoint_and_resume_goes_on(
     world: Store, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ time holds a small decoder, ours ends with the codes. Runs in the environment of
 """
 
 import argparse
+import copy
 import sys
 import time
 import types
@@ -49,11 +50,16 @@ def main() -> None:
     tokens = STEP * (TEXT + SIDE * SIDE)
     many, few = options.candidates, options.their_candidates
     cached = {"use_cache": True, "cond_scale": GUIDANCE}
+    our_half, their_half = (copy.deepcopy(network).bfloat16() for network in (ours, theirs))
     routes: dict[str, tuple[float, str, Callable[[], object]]] = {
         "t2ibench draws": (many, "images", partial(we_draw, ours, many)),
         "dalle-pytorch draws": (few, "images", partial(they_draw, theirs, few)),
         "t2ibench draws, guided": (many, "images", partial(we_draw, ours, many, guidance=GUIDANCE)),
         "dalle-pytorch draws, guided": (few, "images", partial(they_draw, theirs, few, **cached)),
+        "t2ibench draws, bfloat16": (many, "images", partial(we_draw, our_half, many)),
+        "dalle-pytorch draws, bfloat16": (few, "images", partial(they_draw, their_half, few)),
+        "t2ibench draws, guided, bfloat16": (many, "images", partial(we_draw, our_half, many, guidance=GUIDANCE)),
+        "dalle-pytorch draws, guided, bfloat16": (few, "images", partial(they_draw, their_half, few, **cached)),
         "t2ibench learns": (tokens, "tokens", our_step(ours)),
         "dalle-pytorch learns": (tokens, "tokens", their_step(theirs)),
         "t2ibench learns, bfloat16": (tokens, "tokens", in_bfloat16(our_step(ours))),
@@ -65,7 +71,7 @@ def main() -> None:
         for name, (count, unit, route) in routes.items():
             begun = time.perf_counter()
             route()
-            print(f"{name:<32}{count / (time.perf_counter() - begun):>10,.1f} {unit}/s", flush=True)
+            print(f"{name:<38}{count / (time.perf_counter() - begun):>10,.1f} {unit}/s", flush=True)
 
 
 def taught(network: torch.nn.Module) -> list[torch.nn.Parameter]:
