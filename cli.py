@@ -97,8 +97,7 @@ def describe(model: Model, preset: Preset = "tiny", settings: Settings = None, a
 
     found = describing.describe(model, preset, parse_overrides(settings or []))
     if as_json:
-        shown = dataclasses.asdict(found)
-        _print_json({key: shown[key] for key in ("model", "preset", "stages", "parameters", "flops_per_image")})
+        _print_json(dataclasses.asdict(found))
         return
     typer.echo(f"{found.model}/{found.preset}: stages {', '.join(found.stages)}")
     for name, count in found.parameters.items():
@@ -249,7 +248,7 @@ def score(
     """Score a run, or any folder of captioned images against a data set."""
     from .suite.scoring import Compared, open_evaluation, score_images, score_run
     from .suite.spec import parse_overrides
-    from .suite.trained import reopen_run
+    from .suite.trained import refuse_unfinished, reopen_run
 
     if (run is None) == (images is None):
         raise UserError("score: give either the folder of a run, or --images DIR with --data NAME")
@@ -265,6 +264,7 @@ def score(
     with _bars() as watch:
         if run is not None:
             opened = reopen_run(run, watch)
+            refuse_unfinished(opened)
             evaluation = _evaluation(opened.passed["data"], split, samples or SAMPLES, judges, probes, train_images)
             changes = parse_overrides(settings or [])
             record = score_run(opened, open_evaluation(opened, evaluation, watch), watch, changes)

@@ -353,8 +353,8 @@ def _cell(scores: Sequence[Score | None]) -> Cell:
 def csv(found: Sequence[Table]) -> str:
     """Return all tables as one CSV: a line a method, its protocol in the first columns, numbers unrounded.
 
-    A score fills three columns: its mean, `... sd` over seeds, and `... seeds` with the number of values; where
-    methods can be told apart also `... groups`.
+    A score fills four columns: its mean, `... sd` over seeds, `... stderr` of the only seed's value, and `... seeds`
+    with the number of values; where methods can be told apart also `... groups`.
     """
     lines = []
     for table in found:
@@ -362,7 +362,8 @@ def csv(found: Sequence[Table]) -> str:
             line = {**_flat_protocol(table), "method": row.method, "seed_list": " ".join(map(str, row.seeds)),
                     "runs": " ".join(run.name for run in row.runs), **row.facts}
             for key, cell in row.cells.items():
-                line |= {key: cell.mean, f"{key} sd": cell.sd, f"{key} seeds": len(cell.present)}
+                line |= {key: cell.mean, f"{key} sd": cell.sd, f"{key} stderr": cell.stderr,
+                         f"{key} seeds": len(cell.present)}  # fmt: skip
                 line |= {f"{key} groups": cell.groups} if cell.groups else {}
             lines.append(line)
     # As objects, counts stay whole beside empty places, and floats keep every digit.

@@ -129,7 +129,8 @@ def test_list_and_describe_keep_their_json(call: Call) -> None:
     assert {"name", "paper", "presets"} == set(listed["models"][0])
     code, out, _ = call("describe", "text-dcgan", "--preset", "paper", "--json")
     described = json.loads(out)
-    assert set(described) == {"model", "preset", "stages", "parameters", "flops_per_image"}
+    assert set(described) == {"model", "preset", "stages", "parameters", "flops_per_image", "config"}
+    assert described["config"]["image_size"] == 64 and described["config"]["track"]["penalty_every"] == 1
     assert described["stages"] == ["text_encoder", "gan"] and described["flops_per_image"] > 1e9
     code, out, _ = call("doctor", "--json")
     usable = {finding["what"]: finding["usable"] for finding in json.loads(out)["findings"]}

@@ -187,6 +187,16 @@ def test_letters_are_shown_where_the_seeds_suffice_and_else_how_many_would(
     assert said is None or said in claims[0]
 
 
+def test_the_csv_says_how_sure_a_score_is_by_seeds_or_else_by_images(tmp_path: Path) -> None:
+    sure = Score(metric="kid", judge="scenes", value=1, stderr=0.25, n=500, higher_is_better=False)
+    folders = [leave(tmp_path / "a", [sure])]
+    folders += [leave(tmp_path / f"b{seed}", [replace(sure, value=seed)], model="b", seed=seed) for seed in range(2)]
+    columns = ("kid@scenes", "kid@scenes sd", "kid@scenes stderr", "kid@scenes seeds")
+    assert {row["method"]: tuple(row[column] for column in columns) for row in csv_rows(tables.csv(read(folders)))} == {
+        "toy/tiny": ("1.0", "", "0.25", "1"), "b/tiny": ("0.5", str(math.sqrt(0.5)), "", "2")
+    }
+
+
 def test_records_that_disagree_on_what_is_better_are_refused(tmp_path: Path) -> None:
     other = Score(metric="fid", judge="scenes", value=1, stderr=None, n=500, higher_is_better=True)
     with pytest.raises(UserError, match=r"/b: says of fid@scenes"):
