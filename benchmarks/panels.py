@@ -1,8 +1,10 @@
 """How well a model goes on with an image: lower panels drawn under given upper ones, read by `eval.panel_reader`.
 
     python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --out panels
+    python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --split val --best-of 128 --set sampling.temperature=0.5
 
-For every two-panel scene of the test split the upper half is given, and the caption says what is to be changed. Beside
+For every two-panel scene of a split the upper half is given, and the caption says what is to be changed; of the
+candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside
 what the model has right stand what the reader has right on the real images, what a copy of the upper object would have
 right, and chance. Leaves grid.png in --out: upper row given and real, lower row drawn.
 """
@@ -14,6 +16,9 @@ import numpy as np
 import torch
 
 from t2ibench.baselines.interface import Completes
+from t2ibench.dalle.image_prompt import ImagePrompt
+from t2ibench.dalle.reranking import Reranks, best_of
+from t2ibench.datasets.captioned import Batch
 from t2ibench.datasets.scenes import COLOURS, SHAPES, SIZES, TEXTURES
 from t2ibench.eval.panel_reader import Read, read_lower_panels
 from t2ibench.files import seed_of
@@ -31,17 +36,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("panels"))
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--best-of", type=int, default=0, help="candidates to choose from; by default one is drawn")
     parser.add_argument("--set", action="append", default=[], metavar="sampling.FIELD=VALUE")
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
-        model, data = load_model(run, parse_overrides(options.set)), run.store("test", watch)
+        model, data = load_model(run, parse_overrides(options.set)), run.store(options.split, watch)
     assert isinstance(model, Completes), "a model that goes on with an image"
     scenes = {index: data.scene(index) or {} for index in range(len(data))}
     at = [index for index, scene in scenes.items() if scene["kind"] == "panels"]
     batch, wanted = data.batch(at), [scenes[index] for index in at]
-    seeds = [seed_of("panels", name) for name in batch.ids]
-    drawn = model.complete(batch.captions, batch.images, run.spec.image_size // 2, seeds=seeds)
+    if options.best_of:
+        assert isinstance(model, Reranks), "a model that chooses"
+        drawn = chosen(model, batch, run.spec.image_size // 2, options.best_of)
+    else:
+        seeds = [seed_of("panels", name) for name in batch.ids]
+        drawn = model.complete(batch.captions, batch.images, run.spec.image_size // 2, seeds=seeds)
     real, read = (read_lower_panels(images.numpy(), wanted) for images in (batch.images, drawn))
     changes = np.array([scene["change"] for scene in wanted])
     print(f"{len(at)} panels")
@@ -54,6 +65,15 @@ def main() -> None:
     line("c. and s., changed", ("colour", "shape"), read, real, changes == "colour")
     shown = torch.stack([batch.images[:SHOWN], drawn[:SHOWN]])
     save_grid(options.out / "grid.png", shown.flatten(0, 1).numpy(), columns=SHOWN)
+
+
+def chosen(model: Reranks, batch: Batch, rows: int, candidates: int) -> torch.Tensor:
+    """Return uint8 [N, 3, H, W]: for each image, whose upper `rows` are given, what the model itself likes best."""
+    best = []
+    for name, caption, image in zip(batch.ids, batch.captions, batch.images, strict=True):
+        seeds = [seed_of("panels", name, number) for number in range(candidates)]
+        best.append(best_of(model, caption, seeds, 1, given=ImagePrompt(image[None], rows)).images)
+    return torch.cat(best)
 
 
 def line(label: str, names: tuple[str, ...], read: Read, real: Read, among: np.ndarray) -> None:
