@@ -4,9 +4,9 @@
     python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --split val --best-of 128 --set sampling.temperature=0.5
 
 For every two-panel scene of a split the upper half is given, and the caption says what is to be changed; of the
-candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside
-what the model has right stand what the reader has right on the real images, what a copy of the upper object would have
-right, and chance. Leaves grid.png in --out: upper row given and real, lower row drawn.
+candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside what the model has right stand
+what the reader has right on the real images, what a copy of the upper object would have right, and chance. Leaves
+grid.png in --out: upper row given and real, lower row drawn.
 """
 
 import argparse

@@ -12,16 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .records import LogRow
+from .records import VALIDATION, LogRow
 
 # Okabe and Ito 2008, told apart with any colour vision, less the two that vanish on white or on black.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 _INK = "#808080"
 """Grey with a contrast of about 4 on white and on near-black."""
-
-VALIDATION = "_validation"
-"""Ends the names of losses on images that are not trained on: from their lowest point on a model over-fits."""
 
 _POINTS_A_LINE = 160
 _POINTS_A_CHART = 4000

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -184,6 +184,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint if isinstance(hint, UnionType) else get_origin(hint) or hint)
 
 
+VALIDATION = "_validation"
+"""Ends the names of losses on images that are not trained on: from their lowest point on a model over-fits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogRow:
     """One line of `train.jsonl`: losses are means over the steps since the line before."""
@@ -207,3 +211,19 @@ def read_log(folder: Path) -> list[LogRow]:
         except (ValueError, TypeError):
             break
     return rows
+
+
+def overfitting_notes(rows: Sequence[LogRow]) -> list[str]:
+    """Return a line for each loss on unseen images that ends more than a hundredth above its lowest value."""
+    losses: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for row in rows:
+        for name, value in row.losses.items():
+            if name.endswith(VALIDATION):
+                losses.setdefault((row.stage, name), []).append((value, row.images))
+    notes = []
+    for (stage, name), values in losses.items():
+        (lowest, images), (last, _) = min(values), values[-1]
+        if last - lowest > 0.01 * abs(lowest):
+            notes.append(f"over-fitting: {name} of stage {stage} was lowest, {lowest:.4g}, after {images:,} training "
+                         f"images and is {last:.4g} at the end")  # fmt: skip
+    return notes

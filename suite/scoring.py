@@ -29,7 +29,7 @@ from ..eval.reconstruction import reconstruction_notes
 from ..eval.reference import Reference, load_reference, reference, save_reference
 from ..files import digest_of, digest_of_file, whole_file
 from ..reports import items
-from ..reports.records import SCHEMA, Record, load, save
+from ..reports.records import SCHEMA, Record, load, overfitting_notes, read_log, save
 from .checkpoint import load_tokenizers
 from .cost import measure
 from .describe import describe
@@ -166,7 +166,8 @@ def _score(
     ))  # fmt: skip
     if train is not None and evaluated.nearest:
         save_nearest(kept / "nearest.png", drawn.images, evaluated.nearest, train)
-    notes = [*evaluated.notes, *([] if train is None else class_notes(train, panel.data)),
+    notes = [*evaluated.notes, *overfitting_notes(read_log(opened.folder)),
+             *([] if train is None else class_notes(train, panel.data)),
              *(f"drawn with {name}={value}" for name, value in settings.items())]  # fmt: skip
     if isinstance(model, DrawsByCodes):
         looking = [judge for judge in panel.judges if not isinstance(judge, Reader)]

@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ibench.errors import UserError
-from t2ibench.reports.records import GalleryItem, LogRow, Probe, Record, Score, StageCost, load, read_log, save
+from t2ibench.reports.records import (
+    GalleryItem,
+    LogRow,
+    Probe,
+    Record,
+    Score,
+    StageCost,
+    load,
+    overfitting_notes,
+    read_log,
+    save,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 count = st.integers(0, 2**53)
@@ -144,3 +155,18 @@ def test_a_line_that_is_no_log_row_ends_the_log(tmp_path: Path, line: str) -> No
 
 def test_no_log_is_an_empty_log(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
+
+
+@pytest.mark.parametrize(("values", "lowest", "images", "last"), [
+    ([7.0, 1.97, 1.64, 1.8], "1.64", 300, "1.8"), ([-1.0, -3.0, -2.9], "-3", 200, "-2.9"),
+    ([7.0, 1.97, 1.64, 1.65], None, 0, ""), ([3.0, 2.0], None, 0, ""),
+])  # fmt: skip
+def test_over_fitting_is_noted_with_its_lowest_point(
+    values: list[float], lowest: str | None, images: int, last: str
+) -> None:
+    rows = [LogRow(stage="prior", step=at, images=100 * at, seconds=0.0, losses=losses)
+            for at, value in enumerate(values, 1)
+            for losses in ({"image": 5.0 + at}, {"image_validation": value})]  # fmt: skip
+    said = (f"over-fitting: image_validation of stage prior was lowest, {lowest}, after {images} training images "
+            f"and is {last} at the end")  # fmt: skip
+    assert overfitting_notes(rows) == ([said] if lowest else [])
