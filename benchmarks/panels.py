@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("panels"))
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", help="whose panels: test or val")
     parser.add_argument("--best-of", type=int, default=0, help="candidates to choose from; by default one is drawn")
     parser.add_argument("--set", action="append", default=[], metavar="sampling.FIELD=VALUE")
     options = parser.parse_args()

@@ -168,7 +168,7 @@ class Cache:
         keys, values = (part[:, seen.shared] for part in self.shared[layer])
         own_keys, own_values = self.own[layer][:, :, seen.own]
         if own_keys.dtype == torch.bfloat16 and own_keys.device.type == "cpu":
-            # The product copies a slice there; one that was transposed before, element by element: three times slower.
+            # The product copies a slice first, and a transposed slice three times more slowly.
             own_keys = own_keys.contiguous()
         read = self._by_candidate(torch.bmm(self._by_prompt(queries), keys.transpose(1, 2)))
         own = torch.bmm(queries.reshape(-1, 1, size), own_keys.transpose(1, 2)).view(rows, heads, -1)

@@ -1,4 +1,4 @@
-"""What a model's image tokenizer keeps of real images: the ceiling of all that the model can draw.
+"""What a model's image tokenizer keeps of real images: the ceiling of each image that it can draw.
 
 Peak signal-to-noise ratio and structural similarity (Wang et al. 2004) by `torchmetrics`, the Fréchet distance of
 reconstructions in a judge's features, and how much of the codebook is in use.

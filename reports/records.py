@@ -224,6 +224,6 @@ def overfitting_notes(rows: Sequence[LogRow]) -> list[str]:
     for (stage, name), values in losses.items():
         (lowest, images), (last, _) = min(values), values[-1]
         if last - lowest > 0.01 * abs(lowest):
-            notes.append(f"over-fitting: {name} of stage {stage} was lowest, {lowest:.4g}, after {images:,} training "
-                         f"images and is {last:.4g} at the end")  # fmt: skip
+            notes.append(f"over-fitting: {name} of stage {stage} was lowest, {lowest:.4g}, after {images:,} images "
+                         f"of all stages and is {last:.4g} at the end")  # fmt: skip
     return notes

@@ -61,11 +61,7 @@ class Average:
         self.networks = networks
         self.half_life = 1000 * kimg
         self.copies = {name: copy.deepcopy(network).requires_grad_(False) for name, network in networks.items()}
-        # Looked up once: to walk the modules takes a hundredth of a small step.
-        self.pairs = [pair for name, network in networks.items()
-                      for pair in zip(_tensors(self.copies[name]), _tensors(network), strict=True)]  # fmt: skip
-        self.moving = [pair for pair in self.pairs if pair[1].is_floating_point()]
-        self.counting = [pair for pair in self.pairs if not pair[1].is_floating_point()]
+        self._look_up()
 
     @torch.no_grad()
     def update(self, batch_size: int, images_seen: int) -> None:
@@ -89,24 +85,37 @@ class Average:
                 network.load_state_dict(kept[name])
 
     def settle(self) -> None:
-        """Put the averages into the networks for good; raise UserError where a step left other tensors there."""
-        now = (tensor for network in self.networks.values() for tensor in _tensors(network))
-        if not all(tensor is current for tensor, (_, current) in zip(now, self.pairs, strict=True)):
-            raise UserError(
-                f"{', '.join(self.networks)}: a training step replaced a parameter or buffer, whose average therefore "
-                "stayed behind; change it in place (`copy_`)"
-            )
+        """Put the averages into the networks for good."""
+        self._check()
         for name, network in self.networks.items():
             network.load_state_dict(self.copies[name].state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
+        self._check()
         return {name: network.state_dict() for name, network in self.copies.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages."""
         for name, network in self.copies.items():
             network.load_state_dict(state[name])
+        self._look_up()
+
+    def _look_up(self) -> None:
+        # Not at every update: to walk the modules takes a hundredth of a small step.
+        self.pairs = [pair for name, network in self.networks.items()
+                      for pair in zip(_tensors(self.copies[name]), _tensors(network), strict=True)]  # fmt: skip
+        self.moving = [pair for pair in self.pairs if pair[1].is_floating_point()]
+        self.counting = [pair for pair in self.pairs if not pair[1].is_floating_point()]
+
+    def _check(self) -> None:
+        """Raise UserError where a network no longer holds the tensors that were looked up."""
+        now = [id(tensor) for network in self.networks.values() for tensor in _tensors(network)]
+        if now != [id(current) for _, current in self.pairs]:
+            raise UserError(
+                f"{', '.join(self.networks)}: a training step replaced a parameter or buffer, whose average therefore "
+                "stayed behind; change it in place (`copy_`)"
+            )
 
 
 def _tensors(network: nn.Module) -> Iterator[torch.Tensor]:

@@ -12,6 +12,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 

@@ -167,6 +167,6 @@ def test_over_fitting_is_noted_with_its_lowest_point(
     rows = [LogRow(stage="prior", step=at, images=100 * at, seconds=0.0, losses=losses)
             for at, value in enumerate(values, 1)
             for losses in ({"image": 5.0 + at}, {"image_validation": value})]  # fmt: skip
-    said = (f"over-fitting: image_validation of stage prior was lowest, {lowest}, after {images} training images "
+    said = (f"over-fitting: image_validation of stage prior was lowest, {lowest}, after {images} images of all stages "
             f"and is {last} at the end")  # fmt: skip
     assert overfitting_notes(rows) == ([said] if lowest else [])

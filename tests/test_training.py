@@ -125,8 +125,17 @@ def test_average_is_exponential_and_takes_in_the_buffers() -> None:
 def test_a_buffer_that_a_step_replaced_is_refused() -> None:
     network = nn.BatchNorm1d(1)
     average = Average({"net": network}, kimg=1.0)
+    network.load_state_dict(nn.BatchNorm1d(1).state_dict(), assign=True)
+    average.load_state_dict({"net": average.copies["net"].state_dict()})
+    average.settle()
     network.running_mean = torch.ones(1)
-    with pytest.raises(UserError, match=r"net: a training step replaced a parameter or buffer.*in place"):
+    for use in (average.settle, average.state_dict):
+        with pytest.raises(UserError, match=r"net: a training step replaced a parameter or buffer.*in place"):
+            use()
+    bare = nn.BatchNorm1d(1, track_running_stats=False)
+    average = Average({"net": bare}, kimg=1.0)
+    bare.running_mean = torch.ones(1)
+    with pytest.raises(UserError, match="replaced"):
         average.settle()
 
 
