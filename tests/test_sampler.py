@@ -36,8 +36,9 @@ def by_hand(
 
 @pytest.mark.parametrize("attention", ["sparse", "full"])
 @pytest.mark.parametrize("leading", [0, 1, 6, LENGTH - 1])
-def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
-    transformer = small(attention)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cached_logits_are_the_uncached(attention: str, leading: int, dtype: torch.dtype) -> None:
+    transformer = small(attention).to(dtype)
     text, codes = captioned()
     with torch.inference_mode():
         cache = Cache(transformer, prompts=3, candidates=2, shared=leading)
@@ -49,7 +50,10 @@ def test_cached_logits_are_the_uncached(attention: str, leading: int) -> None:
         cached = transformer.logits(transformer.norm(torch.stack(states, 2)), transformer.code_weights())
         for candidate in range(2):
             whole = transformer(text, both[:, candidate])[1][:, leading:]
-            torch.testing.assert_close(cached[:, candidate], whole, atol=2e-5, rtol=1e-4)
+            if dtype == torch.float32:
+                torch.testing.assert_close(cached[:, candidate], whole, atol=2e-5, rtol=1e-4)
+            else:
+                assert (cached[:, candidate] - whole).std() < 0.03 * whole.std()
 
 
 @pytest.mark.parametrize(("attention", "radices"), [("sparse", None), ("full", None), ("full", (3, 4))])
