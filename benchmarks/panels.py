@@ -1,7 +1,7 @@
 """How well a model goes on with an image: lower panels drawn under given upper ones, read by `eval.panel_reader`.
 
     python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --out panels
-    python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --split val --best-of 128 --set sampling.temperature=0.5
+    python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --split val --best-of 32 --set sampling.temperature=0.5
 
 For every two-panel scene of a split the upper half is given, and the caption says what is to be changed; of the
 candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside what the model has right stand

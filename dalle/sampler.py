@@ -14,8 +14,6 @@ import torch
 from ..errors import UserError
 from .transformer import Pattern, Transformer, attend, attention_mask
 
-Precision = Literal["float32", "bfloat16"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -29,7 +27,7 @@ class SamplingConfig:
     """Draw among the so many most probable codes; 0 draws among all."""
     top_p: float = 1.0
     """Draw among the fewest codes that hold this much probability."""
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Of the transformer and its cache while they draw; in bfloat16 half as many bytes are read. Logits, the image
     tokenizer and CLIP stay in float32."""
 

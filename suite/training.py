@@ -103,15 +103,15 @@ class Average:
 
     def _look_up(self) -> None:
         # Not at every update: to walk the modules takes a hundredth of a small step.
-        self.pairs = [pair for name, network in self.networks.items()
-                      for pair in zip(_tensors(self.copies[name]), _tensors(network), strict=True)]  # fmt: skip
-        self.moving = [pair for pair in self.pairs if pair[1].is_floating_point()]
-        self.counting = [pair for pair in self.pairs if not pair[1].is_floating_point()]
+        pairs = [pair for name, network in self.networks.items()
+                 for pair in zip(_tensors(self.copies[name]), _tensors(network), strict=True)]  # fmt: skip
+        self.moving = [pair for pair in pairs if pair[1].is_floating_point()]
+        self.counting = [pair for pair in pairs if not pair[1].is_floating_point()]
 
     def _check(self) -> None:
         """Raise UserError where a network no longer holds the tensors that were looked up."""
-        now = [id(tensor) for network in self.networks.values() for tensor in _tensors(network)]
-        if now != [id(current) for _, current in self.pairs]:
+        now = {id(tensor) for network in self.networks.values() for tensor in _tensors(network)}
+        if now != {id(current) for _, current in self.moving + self.counting}:
             raise UserError(
                 f"{', '.join(self.networks)}: a training step replaced a parameter or buffer, whose average therefore "
                 "stayed behind; change it in place (`copy_`)"

@@ -98,6 +98,8 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     (folder / "training.json").rename(tmp_path / "training.json")
     code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
     assert code == 2 and "not trained to the end; the command that began it goes on" in json.loads(out)["error"]
+    code, out, _ = call("score", folder, "--judges", "nobody", "--json")
+    assert code == 2 and "not trained to the end" in json.loads(out)["error"], "said before the judges are opened"
     (tmp_path / "training.json").rename(folder / "training.json")
 
     code, out, _ = call("report", "--runs", tmp_path / "runs", "--out", tmp_path / "report", "--json")
