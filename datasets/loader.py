@@ -21,6 +21,9 @@ from .captioned import Batch, CaptionedDataset
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
 """`crop`: a random square of 64/76 of the side, as in the GANs since Reed et al. 2016; `flip`: half are mirrored."""
 
+TOGETHER = 128
+"""Images whose batches are made in one go: a small batch by itself, between two steps, takes three times as long."""
+
 SIDED = re.compile(
     r"(?<![^\W_])((left|right)(most|wards?|-?hand(ed)?)?|(anti|counter)?-?clockwise)(?![^\W_])", re.IGNORECASE
 )
@@ -75,15 +78,18 @@ class Loader:
         return self._augmented(batch, dice.random((3, self.batch_size))[:, self.part])
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of the steps `start` to `stop` - 1, each made while the one before is in use."""
-        if start >= stop:
-            return
+        """Yield the batches of the steps `start` to `stop` - 1, made in another thread while those before are in use."""
+        size = max(1, TOGETHER // self.batch_size)
         with ThreadPoolExecutor(max_workers=1) as worker:
-            following = worker.submit(self.batch, start)
-            for step in range(start + 1, stop):
-                batch, following = following.result(), worker.submit(self.batch, step)
-                yield batch
-            yield following.result()
+            ready: list[Batch] = []
+            for first in range(start, stop, size):
+                following = worker.submit(self._some, range(first, min(first + size, stop)))
+                yield from ready
+                ready = following.result()
+            yield from ready
+
+    def _some(self, steps: range) -> list[Batch]:
+        return [self.batch(step) for step in steps]
 
     def _of_epoch(self, epoch: int) -> NDArray[np.int64]:
         # One assignment: `batches` makes the next batch in another thread.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ibench.datasets.captioned import Batch
-from t2ibench.datasets.loader import SIDED, Loader, stored_size
+from t2ibench.datasets.loader import SIDED, TOGETHER, Loader, stored_size
 from t2ibench.errors import UserError
 
 
@@ -65,9 +65,10 @@ def test_a_loader_that_begins_in_the_middle_goes_on_as_one_that_came_there() -> 
     def loader() -> Loader:
         return Loader(Ramps(25, side=19), batch_size=4, seed=1, augmentation="crop-flip")
 
-    whole = list(loader().batches(0, 9))
-    rest = list(loader().batches(5, 9))
-    assert len(whole) == 9 and len(rest) == 4 and list(loader().batches(3, 3)) == []
+    whole = list(loader().batches(0, 75))
+    rest = list(loader().batches(5, 75))
+    assert len(whole) == 75 > 2 * TOGETHER // 4 and len(rest) == 70 and list(loader().batches(3, 3)) == []
+    assert whole[40].ids == loader().batch(40).ids
     for a, b in zip(whole[5:], rest, strict=True):
         assert torch.equal(a.images, b.images) and a.captions == b.captions and a.ids == b.ids
 
