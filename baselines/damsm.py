@@ -210,41 +210,41 @@ class _Attended(torch.autograd.Function):
     A cosine does not ask for the length of c, so that attention stays a sum of exponentials, never divided by their
     sum. With the regions' inner products G, c . c = a G a: neither c, the largest array of all, is made, nor in the
     backward pass the product that its gradient would need, because the gradient of a G a is the 2 G a at hand.
+    Inside, arrays are [M x T, N, R], so that one matrix product serves all images.
     """
 
     @staticmethod
     def forward(
         ctx: Any, regions: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, gamma1: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images, shape = len(regions), (len(regions), *mask.shape, regions.shape[1])
+        images, shape = len(regions), (mask.numel(), *regions.shape[:2])
         # Low enough to have no share in the softmax; with infinity 0 x infinity would be a gradient.
-        absent = torch.where(mask, 0.0, -1e4).view(1, -1, 1)
-        every_word = words.flatten(0, 1).expand(images, -1, -1)
-        near = torch.baddbmm(absent, every_word, regions.transpose(1, 2))
-        share = near.view(shape).softmax(2).view_as(near)
+        absent = torch.where(mask, 0.0, -1e4).view(-1, 1)
+        near = torch.addmm(absent, words.flatten(0, 1), regions.flatten(0, 1).T)
+        share = near.view(*mask.shape, -1).softmax(1).view(shape)
         attention = (gamma1 * share).exp_()
-        around = torch.bmm(attention, torch.bmm(regions, regions.transpose(1, 2)))
-        along, square = torch.linalg.vecdot(attention, near), torch.linalg.vecdot(attention, around)
-        ctx.save_for_backward(regions, words, near, share, attention, around)
+        around = torch.bmm(attention.transpose(0, 1), torch.bmm(regions, regions.transpose(1, 2))).transpose(0, 1)
+        along, square = near.view(shape).mul_(attention), around.mul_(attention)
+        ctx.save_for_backward(regions, words, share, attention, along, square)
         ctx.gamma1 = gamma1
-        return along.view(shape[:3]), square.view(shape[:3])
+        return along.sum(2).T.view(images, *mask.shape), square.sum(2).T.view(images, *mask.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        regions, words, near, share, attention, around = ctx.saved_tensors
-        by_along, by_square = (gradient.reshape(*near.shape[:2], 1) for gradient in gradients)
-        by_share = (near * (ctx.gamma1 * by_along)).addcmul_(around, 2 * ctx.gamma1 * by_square).mul_(attention)
-        by_near = by_share.mul_(share).view(len(regions), *words.shape[:2], -1)
-        by_near = (by_near - share.view_as(by_near) * by_near.sum(2, keepdim=True)).view_as(near)
-        by_near.addcmul_(attention, by_along)
+        regions, words, share, attention, along, square = ctx.saved_tensors
+        by_along, by_square = (gradient.flatten(1).T[:, :, None] for gradient in gradients)
+        by_near = (along * (ctx.gamma1 * by_along)).addcmul_(square, 2 * ctx.gamma1 * by_square).mul_(share)
+        of_caption = by_near.view(*words.shape[:2], -1).sum(1, keepdim=True)
+        by_near.view(*words.shape[:2], -1).addcmul_(share.view(*words.shape[:2], -1), of_caption, value=-1)
+        flat = by_near.addcmul_(attention, by_along).flatten(1)
         by_regions = by_words = None
-        with full_precision(near):
+        with full_precision(flat):
             if ctx.needs_input_grad[0]:
-                by_inner = torch.bmm(attention.transpose(1, 2), attention * (2 * by_square))
-                every_word = words.flatten(0, 1).expand(len(regions), -1, -1)
-                by_regions = torch.bmm(by_inner, regions).baddbmm_(by_near.transpose(1, 2), every_word)
+                weighted = (attention * (2 * by_square)).transpose(0, 1)
+                by_regions = torch.bmm(torch.bmm(attention.permute(1, 2, 0), weighted), regions)
+                by_regions.flatten(0, 1).addmm_(flat.T, words.flatten(0, 1))
             if ctx.needs_input_grad[1]:
-                by_words = torch.bmm(by_near, regions).sum(0).view_as(words)
+                by_words = (flat @ regions.flatten(0, 1)).view_as(words)
         return by_regions, by_words, None, None
 
 
