@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from ..datasets.captioned import CaptionedDataset
 from ..datasets.tokenizers import WordTokenizer
@@ -219,7 +220,7 @@ class _Attended(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         images, shape = len(regions), (mask.numel(), *regions.shape[:2])
         # Low enough to have no share in the softmax; with infinity 0 x infinity would be a gradient.
-        absent = torch.where(mask, 0.0, -1e4).view(-1, 1)
+        absent = torch.where(mask, 0.0, -1e4).to(words).view(-1, 1)
         near = torch.addmm(absent, words.flatten(0, 1), regions.flatten(0, 1).T)
         share = near.view(*mask.shape, -1).softmax(1).view(shape)
         attention = (gamma1 * share).exp_()
@@ -230,6 +231,7 @@ class _Attended(torch.autograd.Function):
         return along.sum(2).T.view(images, *mask.shape), square.sum(2).T.view(images, *mask.shape)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         regions, words, share, attention, along, square = ctx.saved_tensors
         by_along, by_square = (gradient.flatten(1).T[:, :, None] for gradient in gradients)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer as Library
 from torch import nn
 
-from ..baselines.interface import optimiser_step
+from ..baselines.interface import check_adam_betas, optimiser_step
 from ..baselines.mismatch import matching_pairs
 from ..baselines.published_weights import fill
 from ..baselines.text_transformer import MAX_LOGIT_SCALE, TextTransformer, contrastive_loss
@@ -32,6 +32,7 @@ from ..errors import UserError
 from .clip_image_encoders import HEAD_WIDTH, RESNET_STRIDE, ModifiedResNet, VisionTransformer, initialise_blocks
 from .clip_inputs import open_tokenizer, prepare
 from .schedule import warmed_up
+from .weight_decay import decay_all_but_vectors
 
 CHUNK = 64
 """Images or captions that are embedded at once."""
@@ -99,6 +100,9 @@ class CLIPConfig:
                 raise UserError(f"clip.{name}={getattr(self, name)}: expected {number} or more")
         if self.text_width < 1 or self.text_width % self.text_heads:
             raise UserError(f"clip.text_heads={self.text_heads}: does not divide clip.text_width={self.text_width}")
+        check_adam_betas("clip.beta1, clip.beta2", (self.beta1, self.beta2))
+        if min(self.learning_rate, self.epsilon, self.weight_decay) < 0:
+            raise UserError("clip: expected learning_rate, epsilon and weight_decay of 0 or more")
         if not 0 <= self.share <= 1 or not 0 <= self.warm_up < 1:
             raise UserError(f"clip.share={self.share:g}, warm_up={self.warm_up:g}: expected shares of 1, warm_up below")
         if bool(self.weights) != bool(self.published_tokenizer):
@@ -277,8 +281,8 @@ class CLIPStage:
         self.averaged: Mapping[str, nn.Module] = {}
         self.steps = 0
         self.optimiser = torch.optim.AdamW(
-            decayed_apart(clip, config.weight_decay), lr=config.learning_rate, betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
+            decay_all_but_vectors(clip, config.weight_decay), lr=config.learning_rate,
+            betas=(config.beta1, config.beta2), eps=config.epsilon,
         )  # fmt: skip
 
     def train_step(self, batch: Batch) -> Mapping[str, float | torch.Tensor]:
@@ -312,12 +316,3 @@ def clip_stage(clip: CLIP, data: CaptionedDataset) -> CLIPStage:
     """Return the stage that teaches CLIP; its pieces of words are learned from `data` unless it has some."""
     clip.learn_vocabulary(data)
     return CLIPStage(clip)
-
-
-def decayed_apart(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups for AdamW: matrices and kernels, which decay, and what has fewer dimensions, which does not."""
-    parameters = list(network.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]

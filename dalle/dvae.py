@@ -61,6 +61,11 @@ class DVAEConfig:
                 f"dvae: temperature={self.temperature:g}, last_temperature={self.last_temperature:g}, least_scale="
                 f"{self.least_scale:g}: expected above 0, above 0, and 0 or more"
             )
+        if self.divergence_weight < 0 or (self.logits_deviation is not None and self.logits_deviation <= 0):
+            raise UserError(
+                f"dvae: divergence_weight={self.divergence_weight:g}, logits_deviation={self.logits_deviation}: "
+                "expected 0 or more, and above 0 or null"
+            )
         if min(self.divergence_rises_over, self.temperature_falls_over) <= 0:
             raise UserError("dvae: divergence_rises_over, temperature_falls_over: expected shares above 0")
 
@@ -80,9 +85,10 @@ class DVAE(GridTokenizer):
         super().__init__(image_size=image_size, num_codes=config.num_codes, grids=(side,))
         self.config = config
         self.encoder = Encoder(config.codec, config.num_codes)
-        self.norm = nn.Identity() if config.logits_deviation is None else nn.BatchNorm2d(config.num_codes)
-        if isinstance(self.norm, nn.BatchNorm2d):
-            nn.init.constant_(self.norm.weight, config.logits_deviation or 0.0)
+        self.norm: nn.Module = nn.Identity()
+        if config.logits_deviation is not None:
+            self.norm = nn.BatchNorm2d(config.num_codes)
+            nn.init.constant_(self.norm.weight, config.logits_deviation)
         self.decoder = Decoder(config.codec, config.num_codes, 6)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

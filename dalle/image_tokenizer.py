@@ -233,6 +233,8 @@ class Teaching:
             )
         if min(self.learning_rate, self.last_learning_rate, self.weight_decay, self.ema_kimg) < 0:
             raise UserError("teaching: expected learning_rate, last_learning_rate, weight_decay, ema_kimg of 0 or more")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"teaching.clip_norm={self.clip_norm:g}: expected above 0, or null, which clips nothing")
 
 
 class TokenizerStage:

@@ -140,10 +140,11 @@ class DallE:
         return pieces
 
     def draw_one(self) -> torch.Tensor:
-        """Run once the networks that draw one image: sampling computes each state of the stream once."""
-        codes = torch.zeros(1, self.transformer.codes, dtype=torch.long)
-        self.transformer(self.pieces([""]).to(codes.device), codes)
-        return self.tokenizer.images_of(codes)
+        """Run once the networks that draw one image: sampling computes each state of the stream once, guided two."""
+        streams = 1 if self.config.sampling.guidance == 1 else 2
+        codes = torch.zeros(streams, self.transformer.codes, dtype=torch.long)
+        self.transformer(self.pieces([""] * streams).to(codes.device), codes)
+        return self.tokenizer.images_of(codes[:1])
 
     def sample(self, captions: Sequence[str], *, seeds: Sequence[int]) -> torch.Tensor:
         """Return one image a caption, uint8 [N, 3, H, W], each the only candidate."""
@@ -202,8 +203,11 @@ class DallE:
 
     def _drawing_transformer(self) -> Transformer:
         """Return the transformer in the precision that `sampling` asks for."""
-        same = self.config.sampling.precision == "float32"
-        return self.transformer.eval() if same else copy.deepcopy(self.transformer).bfloat16().eval()
+        if self.config.sampling.precision == "float32":
+            return self.transformer.eval()
+        # A copy of which the weights, for hardly more than a moment twice as large, are never in float32.
+        weights = {id(weight): nn.Parameter(weight.detach().bfloat16()) for weight in self.transformer.parameters()}
+        return copy.deepcopy(self.transformer, weights).bfloat16().eval()
 
     def _draw(
         self, transformer: Transformer, captions: Sequence[str], seeds: Sequence[int],

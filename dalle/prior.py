@@ -22,6 +22,7 @@ from ..errors import UserError
 from .image_tokenizer import CodebookUse, GridTokenizer
 from .schedule import warmed_up
 from .transformer import Transformer
+from .weight_decay import decay_linear_layers
 
 ENCODED_AT_ONCE = 512
 VALIDATION_IMAGES = 512
@@ -69,6 +70,8 @@ class PriorConfig:
         check_adam_betas("prior.adam_betas", self.adam_betas)
         if min(self.learning_rate, self.last_rate, self.weight_decay, self.ema_kimg) < 0:
             raise UserError("prior: expected learning_rate, last_rate, weight_decay and ema_kimg of 0 or more")
+        if self.clip_norm <= 0:
+            raise UserError(f"prior.clip_norm={self.clip_norm:g}: expected above 0, the gradient is scaled down to it")
 
 
 class PriorStage:
@@ -85,7 +88,7 @@ class PriorStage:
         self.config, self.transformer, self.tokenizer, self.pieces = config, transformer, tokenizer, pieces
         self.share, self.batch_size, self.ema_kimg = config.share, config.batch_size, config.ema_kimg
         self.averaged: Mapping[str, nn.Module] = {"transformer": transformer} if config.ema_kimg else {}
-        groups = decayed(transformer, config.weight_decay)
+        groups = decay_linear_layers(transformer, config.weight_decay)
         self.optimiser = torch.optim.AdamW(groups, 0.0, config.adam_betas, fused=True)
         self.data, self.steps = data, 0
 
@@ -163,11 +166,3 @@ class Codes:
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the codes of a batch of the data's images, by their ids."""
         return self.codes[[self.rows[name] for name in batch.ids]].long()
-
-
-def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters of AdamW in two groups: matrices of linear layers, which decay, and all others."""
-    matrices = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
-    others = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
-    decaying = [parameter for parameter in network.parameters() if id(parameter) in matrices]
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

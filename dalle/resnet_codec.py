@@ -38,6 +38,11 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
+        if min(self.width, self.first_decoder_width, self.kernel, self.unshuffle) < 1:
+            raise UserError(
+                f"codec.width={self.width}, first_decoder_width={self.first_decoder_width}, kernel={self.kernel}, "
+                f"unshuffle={self.unshuffle}: expected 1 or more of each"
+            )
         if self.stride < 1 or self.stride & (self.stride - 1) or self.stride % self.unshuffle:
             raise UserError(
                 f"codec.stride={self.stride}, unshuffle={self.unshuffle}: expected a power of two, and a divisor of it"

@@ -57,6 +57,11 @@ class VQVAE2Config:
         """Refuse what leaves nothing to choose."""
         if self.num_codes < 2 or self.width % 2:
             raise UserError(f"vqvae2.num_codes={self.num_codes}, width={self.width}: expected 2 or more, and even")
+        if min(self.code_dim, self.width, self.block_width) < 1 or min(self.blocks, self.commitment) < 0:
+            raise UserError(
+                f"vqvae2.code_dim={self.code_dim}, width={self.width}, block_width={self.block_width}, blocks="
+                f"{self.blocks}, commitment={self.commitment:g}: expected three of 1 or more, and two of 0 or more"
+            )
         if not 0 <= self.decay < 1 or not 0 <= self.restart_below < 1:
             raise UserError(
                 f"vqvae2.decay={self.decay:g}, restart_below={self.restart_below:g}: expected from 0 to below 1"

@@ -78,7 +78,7 @@ class Loader:
         return self._augmented(batch, dice.random((3, self.batch_size))[:, self.part])
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of the steps `start` to `stop` - 1, made in another thread while those before are in use."""
+        """Yield the batches of the steps `start` to `stop` - 1, made in a thread while those before are in use."""
         size = max(1, TOGETHER // self.batch_size)
         with ThreadPoolExecutor(max_workers=1) as worker:
             ready: list[Batch] = []
@@ -92,11 +92,13 @@ class Loader:
         return [self.batch(step) for step in steps]
 
     def _of_epoch(self, epoch: int) -> NDArray[np.int64]:
-        # One assignment: `batches` makes the next batch in another thread.
-        if epoch != self._epoch[0]:
+        # Read and written whole: `batches` makes the next batches in another thread.
+        known, images = self._epoch
+        if epoch != known:
             order = seed_of(self.seed, "order", self.name)
-            self._epoch = epoch, np.random.default_rng([order, epoch]).permutation(len(self.data))
-        return self._epoch[1]
+            images = np.random.default_rng([order, epoch]).permutation(len(self.data))
+            self._epoch = epoch, images
+        return images
 
     def _augmented(self, batch: Batch, chances: NDArray[np.float64]) -> Batch:
         """Return the batch cropped and flipped by `chances` [3, N] in [0, 1), alike at all sides."""

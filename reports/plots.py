@@ -83,7 +83,7 @@ def _chart(stage: str, losses: Mapping[str, Sequence[_Line]], styles: Mapping[st
                if any(line.method == method for lines in losses.values() for line in lines)]
     legend = 0.25 * len(methods) + 0.1
     figure = Figure(figsize=(3.2 * columns, 2.2 * rows + legend), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - legend / (2.2 * rows + legend)))  # type: ignore[union-attr,call-arg]
+    figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - legend / (2.2 * rows + legend)))  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (loss, lines) in zip(grid, losses.items(), strict=False):
         _draw(axes, loss, lines, points, styles)

@@ -97,6 +97,9 @@ def _drawn(model: TextToImage, captions: Sequence[str], wish: Wish, watch: Watch
         raise UserError(f"--image-prompt: {type(model).__name__} cannot go on with an image; dalle can")
     if wish.best_of and not isinstance(model, Reranks):
         raise UserError(f"--best-of: {type(model).__name__} cannot rank what it draws; dalle can")
+    if wish.best_of and isinstance(model, Reranks):
+        # Before hours of drawing: a published CLIP may read less of a caption than the transformer does.
+        model.rank(captions, torch.zeros(len(captions), 3, *[model.config.image_size] * 2, dtype=torch.uint8))
     given = None
     if wish.image is not None:
         pixels = torch.from_numpy(decode(wish.image, model.config.image_size))

@@ -20,7 +20,7 @@ from t2ibench.dalle.image_tokenizer import positions_within
 from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
 from t2ibench.dalle.prior import Codes, PriorStage
 from t2ibench.dalle.reranking import best_of
-from t2ibench.dalle.sampler import sample_codes
+from t2ibench.dalle.sampler import SamplingConfig, sample_codes
 from t2ibench.dalle.schedule import cosine, warmed_up
 from t2ibench.dalle.transformer import Transformer
 from t2ibench.datasets.store import Store
@@ -93,6 +93,28 @@ def test_a_step_goes_down_an_eighth_of_the_text_loss_and_seven_of_the_image_loss
         torch.testing.assert_close(parameter.grad, expected.grad)
 
 
+def test_the_transformer_is_taught_by_the_published_recipe(world: Store) -> None:
+    """AdamW with these moments, decay of matrices alone, a warm-up and a cosine, a clipped gradient, an average."""
+    model = tiny_with({"prior.clip_norm": 0.01, "prior.warm_up": 0.2, "prior.last_rate": 0.1, "prior.ema_kimg": 3.0})
+    stage = model.stages(world)[1]
+    assert isinstance(stage, PriorStage)
+    config, (decaying, others) = stage.config, stage.optimiser.param_groups
+    assert isinstance(stage.optimiser, torch.optim.AdamW)
+    assert decaying["betas"] == others["betas"] == config.adam_betas == (0.9, 0.96)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (config.weight_decay, 0) != (0, 0)
+    linear = {id(part.weight) for part in model.transformer.modules() if isinstance(part, torch.nn.Linear)}
+    assert {id(parameter) for parameter in decaying["params"]} == linear
+    assert stage.averaged == {"transformer": model.transformer} and stage.ema_kimg == 3.0
+    stage.total_steps, rates = 100, {}
+    for step in (0, 19, 59, 99):
+        stage.steps = step
+        stage.train_step(world.batch(range(8)))
+        rates[step] = {group["lr"] / config.learning_rate for group in stage.optimiser.param_groups}
+        norm = torch.stack([p.grad.norm() for p in model.transformer.parameters() if p.grad is not None]).norm()
+        assert float(norm) == pytest.approx(0.01, rel=1e-3)
+    assert [rate for [rate] in rates.values()] == pytest.approx([0.05, 1.0, 0.55, 0.1])
+
+
 def test_validation_leaves_everything_as_it_is(
     dalle: DallE, world: Store, held_out: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +158,20 @@ def test_a_collapsed_codebook_is_warned_of_before_the_transformer_learns(
     share = f"codebook collapse: {1 / tokenizer.num_codes:.1%} of {tokenizer.num_codes:,} codes are in use"
     for record, side in zip(caplog.records, tokenizer.grids, strict=True):
         assert record.message.startswith(f"{share} on the grid of {side} x {side}; ")
+
+
+@pytest.mark.parametrize(("setting", "value"), [
+    ("tokenizer.fsq.codec.unshuffle", 0), ("tokenizer.fsq.codec.unshuffle", -1), ("tokenizer.fsq.codec.width", 0),
+    ("tokenizer.fsq.codec.width", -4), ("tokenizer.fsq.codec.first_decoder_width", 0),
+    ("tokenizer.fsq.codec.kernel", -1), ("tokenizer.fsq.teaching.clip_norm", 0.0),
+    ("tokenizer.dvae.divergence_weight", -1.0), ("tokenizer.dvae.logits_deviation", 0.0),
+    ("tokenizer.vqvae2.code_dim", 0), ("tokenizer.vqvae2.width", 0), ("tokenizer.vqvae2.block_width", 0),
+    ("tokenizer.vqvae2.blocks", -1), ("tokenizer.vqvae2.commitment", -1.0), ("prior.clip_norm", 0.0),
+    ("clip.learning_rate", -1.0), ("clip.beta1", 1.5), ("clip.weight_decay", -0.1),
+])  # fmt: skip
+def test_settings_that_make_no_network_or_teach_nothing_are_refused(setting: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"{setting.split('.')[-1]}\b.*expected|expected.*{setting.split('.')[-1]}\b"):
+        resolve_config(find_model("dalle").presets["tiny"], {setting: value})
 
 
 def test_guidance_needs_captions_left_out() -> None:
@@ -195,6 +231,32 @@ def test_completions_do_not_depend_on_the_batch_size(dalle: DallE, world: Store)
     parts = [dalle.complete(batch.captions[at : at + 9], batch.images[at : at + 9], 16, seeds=seeds[at : at + 9])
              for at in range(0, 40, 9)]  # fmt: skip
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_candidates_go_on_with_an_image_prompt_as_completions_do(dalle: DallE, world: Store) -> None:
+    caption, seeds, images = "a red circle", list(range(5)), world.batch([7]).images
+    drawn = torch.cat(list(dalle.candidates(caption, seeds, ImagePrompt(images, 16, 0))))
+    completed = dalle.complete([caption] * 5, images.expand(5, -1, -1, -1), 16, seeds=seeds)
+    assert torch.equal(drawn, completed)
+    assert not torch.equal(drawn, torch.cat(list(dalle.candidates(caption, seeds))))
+
+
+def test_the_model_is_guided_away_from_what_it_draws_without_a_caption(dalle: DallE) -> None:
+    def drawn(caption: str, guidance: float) -> torch.Tensor:
+        guided = copy.copy(dalle)
+        guided.config = resolve_config(dalle.config, {"sampling.guidance": guidance})
+        return guided.sample([caption] * 8, seeds=range(8))
+
+    assert torch.equal(drawn("a red circle", 0.0), drawn("", 1.0))
+    assert not torch.equal(drawn("a red circle", 3.0), drawn("a red circle", 1.0))
+
+
+def test_a_guided_image_costs_the_transformer_twice() -> None:
+    once, twice = (describe("dalle", "tiny", {"sampling.guidance": guidance}).flops_per_image for guidance in (1, 3))
+    transformer = find_model("dalle").presets["tiny"].transformer
+    states = transformer.text_length + 8 * 8
+    least = 2 * 12 * transformer.width**2 * transformer.layers * states
+    assert 1.6 * once < twice < 2 * once and twice - once > least
 
 
 @pytest.mark.parametrize(
@@ -259,16 +321,21 @@ def test_candidates_drawn_in_bfloat16_are_nearly_those_of_float32(
     dalle: DallE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dtypes: list[torch.dtype] = []
+    asked: list[SamplingConfig] = []
 
-    def noted(transformer: Transformer, *inputs: Any, **named: Any) -> torch.Tensor:
+    def noted(
+        transformer: Transformer, text: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig, **named: Any
+    ) -> torch.Tensor:
         dtypes.append(transformer.image_head.weight.dtype)
-        return sample_codes(transformer, *inputs, **named)
+        asked.append(config)
+        return sample_codes(transformer, text, uniforms, config, **named)
 
     monkeypatch.setattr(model, "sample_codes", noted)
     half = copy.copy(dalle)
     half.config = resolve_config(dalle.config, {"sampling.precision": "bfloat16"})
     seeds = list(range(20))
     [whole], [rough] = (list(each.candidates("a red circle", seeds)) for each in (dalle, half))
+    assert asked == [dalle.config.sampling, half.config.sampling]
     assert dtypes == [torch.float32, torch.bfloat16] and dalle.transformer.image_head.weight.dtype == torch.float32
     assert torch.equal(next(half.candidates("a red circle", seeds[:3])), rough[:3])
     differing = (whole.float() - rough.float()).abs().mean() / (whole.float() - whole.float().flip(0)).abs().mean()

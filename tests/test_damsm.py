@@ -45,6 +45,16 @@ def test_word_scores_and_their_gradients_are_those_of_the_official_loop(gamma1: 
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+def test_gradients_of_word_scores_are_those_of_small_differences() -> None:
+    regions, words, mask = some(images=9, captions=4, regions=5)
+    inputs = (regions.double().requires_grad_(), words.double().requires_grad_())
+    assert torch.autograd.gradcheck(lambda r, w: word_scores(r, w, mask, gamma1=4.0, gamma2=5.0), inputs)
+    [by_regions] = torch.autograd.grad(word_scores(*inputs, mask, gamma1=4.0, gamma2=5.0).sum(), inputs[0],
+                                       create_graph=True)  # fmt: skip
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_regions.sum().backward()
+
+
 def test_word_scores_by_hand() -> None:
     regions = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     words = torch.tensor([[[2.0, 0.0]]])

@@ -191,6 +191,18 @@ def test_the_divergence_is_of_the_softmax_without_noise() -> None:
     assert float(losses["loss"]) == pytest.approx(weighted, rel=1e-5)
 
 
+def test_the_loss_is_the_likelihood_of_a_relaxed_sample_at_the_steps_temperature() -> None:
+    stage, images = stage_of(replace(CONFIG, least_scale=0.2)), some_images(3)
+    stage.total_steps, stage.steps = 1000, 25
+    assert 0.2 < stage.temperature < 0.8, "between the ends of its fall"
+    torch.manual_seed(5)
+    relaxed = relax(stage.dvae.logits(images), stage.temperature)
+    expected = negative_log_likelihood(stage.dvae.seen(relaxed), to_unit(images), 0.2).mean()
+    torch.manual_seed(5)
+    nll = torch.as_tensor(stage.losses(images)["nll"])
+    assert nll.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_normed_logits_begin_even_and_encoding_uses_what_was_noted() -> None:
     stage = stage_of(replace(CONFIG, logits_deviation=3.0))
     images = some_images(16)

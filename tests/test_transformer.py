@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from t2ibench.dalle.fsq import FSQ, FSQConfig, Rounding
 from t2ibench.dalle.model import PRESETS, DallE
-from t2ibench.dalle.prior import decayed
 from t2ibench.dalle.transformer import Transformer, TransformerConfig, attend, attention_mask, pattern_of
+from t2ibench.dalle.weight_decay import decay_linear_layers
 from t2ibench.errors import UserError
 from t2ibench.suite.spec import resolve_config
 
@@ -156,7 +156,7 @@ def test_levels_of_codes_are_told_apart() -> None:
 
 def test_weight_decay_is_of_matrices_only() -> None:
     transformer = small()
-    decaying, others = decayed(transformer, 0.1)
+    decaying, others = decay_linear_layers(transformer, 0.1)
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0
     names = {id(parameter): name for name, parameter in transformer.named_parameters()}
     kept = {names[id(parameter)] for parameter in others["params"]}

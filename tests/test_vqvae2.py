@@ -132,11 +132,26 @@ def test_loss_by_hand_and_the_codebooks_move_after_it() -> None:
             (level.vectors - book.vectors[level.codes.flatten()]).square().mean()
             for level, book in ((coarse, model.coarse_codes), (fine, model.fine_codes))
         )
-    before = model.fine_codes.vectors.clone()
+    books = (model.coarse_codes, model.fine_codes)
+    before = [book.vectors.clone() for book in books]
     losses = {name: torch.as_tensor(loss).detach() for name, loss in stage.losses(images).items()}
     assert float(losses["error"]) == pytest.approx(float(error), rel=1e-5)
     assert float(losses["loss"]) == pytest.approx(float(error) + 0.25 * float(distance), rel=1e-5)
-    assert not torch.equal(before, model.fine_codes.vectors)
+    for vectors, book in zip(before, books, strict=True):
+        assert not torch.equal(vectors, book.vectors)
+
+
+def test_dead_codes_of_both_levels_restart_while_learning() -> None:
+    stage, images = stage_of(replace(CONFIG, decay=0.5, restart_below=0.2)), some_images(4)
+    stage.losses(images)
+    books = (stage.vqvae2.coarse_codes, stage.vqvae2.fine_codes)
+    for book in books:
+        for values in (book.vectors, book.sums):
+            values[3] = 1e3
+        book.counts[3] = 0
+    stage.losses(images)
+    for book in books:
+        assert book.vectors.abs().max() < 100
 
 
 def test_codebooks_learn_by_averages_alone() -> None:
