@@ -231,7 +231,7 @@ class _Attended(torch.autograd.Function):
         return along.sum(2).T.view(images, *mask.shape), square.sum(2).T.view(images, *mask.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         regions, words, share, attention, along, square = ctx.saved_tensors
         by_along, by_square = (gradient.flatten(1).T[:, :, None] for gradient in gradients)
