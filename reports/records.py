@@ -91,7 +91,7 @@ class Record:
     """Versions, device, threads, code revision."""
     controls: dict[str, tuple[Score, ...]] = field(default_factory=dict)
     """The same scores of what no model need surpass, and of what each should: real images, shuffled captions, the
-    untrained network."""
+    untrained network; of real images made of a model's codes also how near they come."""
     cost: dict[str, float] = field(default_factory=dict)
     """What drawing takes, by name with its unit; what the machine does not tell is left out."""
     probes: tuple[Probe, ...] = ()

@@ -23,7 +23,7 @@ _MORE_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_mib": ("Peak memory, MiB", figures),
     "joules_per_image": ("Joules/image", figures),
 }
-_CONTROLS = {"untrained": "untrained", "shuffled": "captions shuffled"}
+_CONTROLS = {"untrained": "untrained", "shuffled": "captions shuffled", "reconstructed": "real images by its codes"}
 REAL = "real images"
 """The name of the row of the floor, which is no method."""
 
@@ -115,14 +115,14 @@ def more(table: Table) -> Sheet:
 def controls(table: Table) -> Sheet:
     """Return what scores make of real images, untrained networks and images with others' captions.
 
-    Shown are the headlines, and every score that captions play a part in.
+    Shown are the headlines, every score that captions play a part in, and what codes keep of real images.
     """
     lines = [(f"{name}, {text}", row.controls[control]) for name, row in _named(table)
              for control, text in _CONTROLS.items() if control in row.controls]  # fmt: skip
     lines = [(REAL, table.real)] * bool(table.real) + lines
-    asking = {key for row in table.rows for key in row.controls.get("shuffled", {})}
+    own = {key for row in table.rows for name in ("shuffled", "reconstructed") for key in row.controls.get(name, {})}
     there = {key for _, cells in lines for key in cells}
-    columns = sorted((key for key in there if _is_headline(key) or key in asking), key=column_order)
+    columns = sorted((key for key in there if _is_headline(key) or key in own), key=column_order)
     said = ("Untrained: the same network before training. Captions shuffled: each drawn image with the caption of "
             "another. A score that means anything tells both from the trained network.")  # fmt: skip
     return Sheet(title="Controls", corner="Images", headings=tuple(_headings(table, columns)), notes=(said,),

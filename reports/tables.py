@@ -24,7 +24,8 @@ METRICS: Mapping[str, str] = {
     "density": "Density", "coverage": "Coverage", "cmmd": "CMMD", "clip_score": "CLIP score",
     "r_precision": "R-precision", "diversity": "Diversity", "copied": "Copied", "all": "All right", "object": "Object",
     "colour": "Colour", "size": "Size", "texture": "Texture", "count": "Count", "relation": "Relation",
-    "binding": "Binding", "background": "Background", "bleu_4": "BLEU-4", "cider": "CIDEr"}  # fmt: skip
+    "binding": "Binding", "background": "Background", "bleu_4": "BLEU-4", "cider": "CIDEr",
+    "psnr": "PSNR", "ssim": "SSIM", "codes_used": "Codes used", "perplexity": "Perplexity"}  # fmt: skip
 """What people call each metric, in the order of the columns; metrics unknown here come after them."""
 
 READ = frozenset({"all", "object", "colour", "size", "texture", "count", "relation", "binding", "background"})

@@ -25,7 +25,7 @@ from ..eval import probes, scene_reader
 from ..eval.harness import Drawn, Evaluated, Known, evaluate
 from ..eval.judges import Judge, Reader, Training, refuse_own_choice
 from ..eval.prompts import Prompt, choose_prompts, repeated_prompts
-from ..eval.reconstruction import reconstruction_notes
+from ..eval.reconstruction import reconstruction
 from ..eval.reference import Reference, load_reference, reference, save_reference
 from ..files import digest_of, digest_of_file, whole_file
 from ..reports import items
@@ -169,11 +169,13 @@ def _score(
     notes = [*evaluated.notes, *overfitting_notes(read_log(opened.folder)),
              *([] if train is None else class_notes(train, panel.data)),
              *(f"drawn with {name}={value}" for name, value in settings.items())]  # fmt: skip
+    controls = dict(evaluated.controls)
     if isinstance(model, DrawsByCodes):
         looking = [judge for judge in panel.judges if not isinstance(judge, Reader)]
-        notes += reconstruction_notes(model.image_tokenizer(), panel.data, looking)
+        through_codes = reconstruction(model.image_tokenizer(), panel.data, looking)
+        controls["reconstructed"], notes = through_codes.scores, notes + through_codes.notes
     return Record(
-        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, controls=dict(evaluated.controls),
+        spec=spec, passed=dict(opened.passed), scores=evaluated.scores, controls=controls,
         notes=tuple(notes), stages=read_costs(opened.folder), parameters=parameters_of(model),
         environment=describe_environment(), sample_images_per_second=drawn.images_per_second,
         cost=cost_of(opened, model, prompts, settings),

@@ -380,6 +380,7 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
     [changed] = [record for record in kept if "drawn with sampling.temperature=0" in record["notes"]]
     assert changed["spec"]["evaluation"]["drawn_with"] == {"sampling.temperature": "0"}
     assert any("reconstructions of real test images" in note for note in changed["notes"])
+    assert set(changed["controls"]["reconstructed"]) >= {"psnr@codes", "ssim@codes", "perplexity@codes", "fid@scenes"}
     code, _, err = call("score", folder, "--set", "seed=1")
     assert code == 2 and "decides the training" in err
 
