@@ -200,11 +200,11 @@ def train(
     't2ibench sample RUN "two panels: the same ring below" --image-prompt ring.png --keep-rows 16'))  # fmt: skip
 def sample(
     run: RunFolder, prompts: Annotated[list[str], typer.Argument(help="Captions to draw.")],
-    n: Annotated[int, typer.Option("--n", help="Images a caption.", min=1)] = 16,
+    n: Annotated[int | None, typer.Option("--n", help="Images a caption; by default 16.", min=1)] = None,
     best_of: Annotated[int | None, typer.Option("--best-of", help="Candidates to choose from.", min=1)] = None,
     keep: Annotated[int | None, typer.Option("--keep", help="With --best-of: images to keep.", min=1)] = None,
     image_prompt: Annotated[Path | None, typer.Option("--image-prompt", help="An image to go on with.")] = None,
-    keep_rows: Annotated[int, typer.Option("--keep-rows", help="Its rows of pixels given, from the top.", min=0)] = 0,
+    keep_rows: Annotated[int, typer.Option("--keep-rows", help="Rows of it given, at the model's size.", min=0)] = 0,
     keep_columns: Annotated[int, typer.Option("--keep-columns", help="Columns given, from the left.", min=0)] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for PNGs, metadata.jsonl, grid.png.")] = Path("samples"),
@@ -212,12 +212,14 @@ def sample(
     device: Device = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw captions with a trained run: PNGs, their captions, and a grid."""
-    from .suite.sampling import Wish, sample_run
+    from .suite.sampling import IMAGES, Wish, sample_run
     from .suite.spec import parse_overrides
 
     if keep is not None and best_of is None:
         raise UserError(f"--keep {keep}: goes with --best-of, the candidates that it is chosen from")
-    wanted = n if best_of is None else keep or min(n, best_of)
+    if n is not None and best_of is not None:
+        raise UserError(f"--n {n}: goes without --best-of; --keep says how many of the {best_of} candidates are kept")
+    wanted = n or IMAGES if best_of is None else keep or min(IMAGES, best_of)
     wish = Wish(n=wanted, best_of=best_of or 0, seed=seed, image=image_prompt, keep_rows=keep_rows,
                 keep_columns=keep_columns, settings=parse_overrides(settings or []))  # fmt: skip
     _use(device)

@@ -33,12 +33,12 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""
-        heat = self.temperature
-        if heat and not 1e-3 <= heat < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"sampling: temperature={heat:g}, top_k={self.top_k}, top_p={self.top_p:g}: expected 0 or from 0.001, "
-                "0 or more, and above 0 up to 1"
-            )
+        if self.temperature and not 1e-3 <= self.temperature < math.inf:
+            raise UserError(f"sampling.temperature={self.temperature:g}: expected 0, or 0.001 or more")
+        if self.top_k < 0:
+            raise UserError(f"sampling.top_k={self.top_k}: expected 0, for all codes, or more")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"sampling.top_p={self.top_p:g}: expected above 0 up to 1")
         if not math.isfinite(self.guidance):
             raise UserError(f"sampling.guidance={self.guidance:g}: expected a number")
 

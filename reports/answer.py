@@ -68,12 +68,15 @@ def _verdicts(comparison: Comparison, found: Sequence[Difference], quote: Callab
     said = []
     for key, better, worse in (("a", a, b), ("b", b, a)):
         ahead = [each for each in found if each.separated and each.better == key]
-        own = [each for each in ahead if each.score not in comparison.heedless[key]]
+        heedless, untaught = comparison.heedless[key], comparison.untaught[key]
+        own = [each for each in ahead if each.score not in (*heedless, *untaught)]
         if own:
             quotes = [quote(each) for each in own[:QUOTED]] + [label(each.score) for each in own[QUOTED:]]
             said.append(f"{better} scores better than {worse}: {_listed(quotes)}")
-        if void := [label(each.score) for each in ahead if each not in own]:
+        if void := [label(each.score) for each in ahead if each.score in heedless]:
             said.append(f"{better} is ahead in {_listed(void)}, but no further than with captions of other images")
+        if void := [label(each.score) for each in ahead if each.score in untaught and each.score not in heedless]:
+            said.append(f"{better} is ahead in {_listed(void)}, but no better than before its training")
     if alike := [label(each.score) for each in found if not each.separated]:
         said.append(f"{a} and {b} cannot be told apart by {_listed(alike)}" if not said else
                     f"they cannot be told apart by {_listed(alike)}")  # fmt: skip

@@ -87,6 +87,8 @@ class Comparison:
     """About these networks: scores of which each image's value was kept."""
     heedless: Mapping[str, tuple[str, ...]]
     """Scores by which the images of side `a` or `b` fit their captions no better than those of other images."""
+    untaught: Mapping[str, tuple[str, ...]]
+    """Scores in which side `a` or `b` is no better than its own networks before their training."""
     notes: tuple[str, ...]
 
     @property
@@ -103,6 +105,7 @@ class Comparison:
                 "over_seeds": {each.score: _document(each, "seeds") for each in self.over_seeds},
                 "over_captions": {each.score: _document(each, "captions") for each in self.over_captions},
                 "heedless": {side: list(names) for side, names in self.heedless.items()},
+                "untaught": {side: list(names) for side, names in self.untaught.items()},
                 "notes": list(self.notes)}  # fmt: skip
 
 
@@ -120,7 +123,8 @@ def chosen_runs(text: str, runs: Path) -> list[Run]:
 
     Raises UserError for neither, and for a name that several methods, budgets or protocols go by.
     """
-    if Path(text).is_dir():
+    # Not any folder: of the names of models some are those of folders that happen to lie there.
+    if any((Path(text) / file).exists() for file in ("run.json", "record.json")):
         return tables.load_runs([Path(text)])
     folders = sorted(path.parent for path in runs.glob("*/record.json"))
     found = tables.load_runs(folders) if folders else []
@@ -157,7 +161,9 @@ def compare(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> Comparison:
     if not over_seeds and not over_captions:
         raise UserError(f"{runs_a[0].folder} and {runs_b[0].folder}: have no score in common; score them again")
     return Comparison(a=a, b=b, over_seeds=over_seeds, over_captions=over_captions,
-                      heedless={"a": _heedless(a), "b": _heedless(b)}, notes=(*notes, *more))  # fmt: skip
+                      heedless={"a": _no_better(a, "shuffled"), "b": _no_better(b, "shuffled")},
+                      untaught={"a": _no_better(a, "untrained"), "b": _no_better(b, "untrained")},
+                      notes=(*notes, *more))  # fmt: skip
 
 
 def _check_protocols(runs: Sequence[Run]) -> None:
@@ -167,7 +173,8 @@ def _check_protocols(runs: Sequence[Run]) -> None:
         for field in sorted(first.keys() | other.keys()):
             if first.get(field) != other.get(field):
                 raise UserError(f"{run.folder}: scored by another protocol, {field} is {_shown(other.get(field))} and "
-                                f"{_shown(first.get(field))} in {runs[0].folder}; their numbers do not compare")
+                                f"{_shown(first.get(field))} in {runs[0].folder}; `t2ibench score` with the same "
+                                "options for both makes numbers that compare")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -220,17 +227,17 @@ def _over_seeds(a: Side, b: Side) -> tuple[tuple[Difference, ...], list[str]]:
     return tuple(differences), notes
 
 
-def _heedless(side: Side) -> tuple[str, ...]:
-    """Return the scores by which a side's images fit their captions no better than those of other images."""
+def _no_better(side: Side, control: str) -> tuple[str, ...]:
+    """Return the scores by which a side's images are no better than those of a control of its own."""
     found = []
-    controls = [score for run in side.runs for score in run.record.controls.get("shuffled", ())]
+    controls = [score for run in side.runs for score in run.record.controls.get(control, ())]
     for name in sorted({score.name for score in controls}, key=tables.column_order):
         own = [score for run in side.runs for score in run.record.scores if score.name == name]
-        shuffled = [score for score in controls if score.name == name]
-        if len(own) != len(side.runs) or len(shuffled) != len(side.runs):
+        beside = [score for score in controls if score.name == name]
+        if len(own) != len(side.runs) or len(beside) != len(side.runs):
             continue
-        gain = np.mean([score.value for score in own]) - np.mean([score.value for score in shuffled])
-        error = np.sqrt(sum((score.stderr or 0) ** 2 for score in own + shuffled)) / len(own)
+        gain = np.mean([score.value for score in own]) - np.mean([score.value for score in beside])
+        error = np.sqrt(sum((score.stderr or 0) ** 2 for score in own + beside)) / len(own)
         if gain * (1 if own[0].higher_is_better else -1) <= 2 * error:
             found.append(name)
     return tuple(found)

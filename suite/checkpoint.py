@@ -82,9 +82,13 @@ def load_weights(path: Path, networks: Mapping[str, nn.Module]) -> None:
         for name, network in networks.items():
             own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
             network.load_state_dict(own)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing; remove the folder and train anew") from error
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not the weights of this model ({reason})") from error
+        raise UserError(
+            f"{path}: not the weights of this model ({reason}); remove the folder and train anew"
+        ) from error
 
 
 def save_tokenizers(path: Path, model: TextToImage) -> None:

@@ -1,6 +1,7 @@
 """The verb `sample`: captions of the user's drawn by a trained run, as PNGs, their captions, and a grid."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ..baselines.interface import Completes, TextToImage, Tokenizes
 from ..dalle.image_prompt import ImagePrompt
 from ..dalle.reranking import Reranks, best_of
-from ..datasets.images import decode
+from ..datasets.images import decode, size_of
 from ..datasets.user_files import short
 from ..errors import UserError
 from ..files import seed_of, whole_file
@@ -22,19 +23,22 @@ from .drawing import save_grid, save_png
 from .trained import load_model, reopen_run
 from .training import Watch, silent
 
+IMAGES = 16
+"""That are drawn of a caption, unless told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
     """What is to be drawn of each caption."""
 
-    n: int = 16
+    n: int = IMAGES
     """Images to draw, or to keep of `best_of`."""
     best_of: int = 0
     """Candidates to draw and choose from; 0 keeps every image that is drawn."""
     seed: int = 0
     """Of the noise."""
     image: Path | None = None
-    """An image prompt: any image file, its centred square taken at the model's size."""
+    """An image prompt: any square image file, brought to the model's size."""
     keep_rows: int = 0
     """Rows of pixels at the top of it that are given."""
     keep_columns: int = 0
@@ -68,6 +72,7 @@ def sample_run(folder: Path, captions: Sequence[str], wish: Wish, *, out: Path, 
     for caption in captions:
         check_caption(model, caption)
     samples = list(_drawn(model, captions, wish, watch))
+    _clear(out)
     lines = []
     for number, sample in enumerate(samples):
         name = f"{number:04d}.png"
@@ -77,6 +82,18 @@ def sample_run(folder: Path, captions: Sequence[str], wish: Wish, *, out: Path, 
     with whole_file(out / "metadata.jsonl") as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     return out
+
+
+def _clear(out: Path) -> None:
+    """Take from a folder what an earlier call wrote there, so that all pictures in it are those of the metadata."""
+    try:
+        rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return
+    for row in rows:
+        # A folder of the user's own images has no seeds in its metadata.
+        if isinstance(row, dict) and "seed" in row and re.fullmatch(r"\d{4,}\.png", str(row.get("file_name"))):
+            (out / row["file_name"]).unlink(missing_ok=True)
 
 
 def check_caption(model: TextToImage, caption: str) -> None:
@@ -103,6 +120,12 @@ def _drawn(model: TextToImage, captions: Sequence[str], wish: Wish, watch: Watch
     given = None
     if wish.image is not None:
         pixels = torch.from_numpy(decode(wish.image, model.config.image_size))
+        width, height = size_of(wish.image)
+        if width != height:
+            raise UserError(
+                f"{wish.image}: {width} x {height} pixels, expected a square, which is brought to the model's size; "
+                "what lies outside the rows and columns that are kept may be anything"
+            )
         given = ImagePrompt(pixels[None], wish.keep_rows, wish.keep_columns)
     for number, caption in enumerate(captions):
         seeds = [seed_of("noise", wish.seed, caption, k) for k in range(wish.best_of or wish.n)]

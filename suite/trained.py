@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from ..datasets.loader import Augmentation, stored_size
 from ..datasets.store import Store, prepare
 from ..errors import UserError, unknown
 from ..eval.prompts import choose_prompts
-from ..files import read_json, seed_of, write_json, write_text
+from ..files import canonical_json, read_json, seed_of, write_json, write_text
 from ..reports.records import StageCost
 from .checkpoint import load_tokenizers, load_weights
 from .drawing import save_grid
@@ -27,6 +28,8 @@ from .training import CHECKPOINT_SECONDS, Watch, silent, train
 
 GRID_CAPTIONS = 32
 EMPTY: Mapping[str, Any] = {}
+CHANGED = {"code": "file of the model", "config": "set of the model's settings", "data": "state of the data"}
+"""What a key of a run's specification is called when it is no longer the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +105,19 @@ def reopen_run(folder: Path, watch: Watch = silent) -> Run:
         raise UserError(f"{folder}: not the folder of a run; `run` and `train` print theirs")
     document = read_json(folder / "run.json")
     try:
-        passed = document["passed"]
+        passed, spec = document["passed"], document["spec"]
         request = Request(**{**passed, "root": passed["root"] and Path(passed["root"]),
                              "runs": folder.resolve().parent})  # fmt: skip
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'run.json'}: not written by this version ({error}); run it again") from error
     reopened = open_run(request, watch)
-    if reopened.folder.name != folder.resolve().name:
-        raise UserError(f"{folder}: its data, model or version changed since; a new run is {reopened.folder.name}")
-    return reopened
+    now = json.loads(canonical_json(reopened.spec.to_json()))
+    if changed := sorted(key for key in now.keys() | spec.keys() if now.get(key) != spec.get(key)):
+        raise UserError(
+            f"{folder}: made of another {' and '.join(CHANGED.get(key, key) for key in changed)} than is here now; "
+            f"a new run is {reopened.folder.name}"
+        )
+    return dataclasses.replace(reopened, folder=folder.resolve())
 
 
 def prepared(
@@ -170,7 +177,7 @@ def read_costs(folder: Path) -> tuple[StageCost, ...]:
 def refuse_unfinished(opened: Run) -> None:
     """Raise UserError for a run that was not trained to the end."""
     if not (opened.folder / "training.json").exists():
-        raise UserError(f"{opened.folder}: not trained to the end; the command that began it goes on")
+        raise UserError(f"{opened.folder}: not trained to the end; begin it again by the same command, which goes on")
 
 
 def load_model(opened: Run, settings: Mapping[str, Any] = EMPTY) -> TextToImage:

@@ -305,10 +305,12 @@ class StageLoop:
 
     def _not_finite(self, step: int, what: str) -> UserError:
         checkpoint = self.folder / "checkpoint.safetensors"
-        last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+        last = (f"the last good checkpoint is {checkpoint}, from which the same command goes on"
+                if checkpoint.exists() else "there is no checkpoint yet")  # fmt: skip
+        other = " or --precision float32" if self.autocast else ""
         return UserError(
-            f"stage {self.stage.name}, step {step}: {what} is not finite; {last}. The same command goes on from "
-            "there, and meets the same numbers again; a lower learning rate or --precision float32 begins a new run"
+            f"stage {self.stage.name}, step {step}: {what} is not finite; {last}. Begun again it meets the same "
+            f"numbers; a lower learning rate{other} makes a new run"
         )
 
     def _save(self) -> None:

@@ -94,10 +94,32 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "s" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["a red circle"] * 3 + ["a blue star"] * 3
     assert Image.open(tmp_path / "s" / rows[5]["file_name"]).size == (32, 32)
+    own = tmp_path / "s" / "mine.png"
+    own.write_bytes((tmp_path / "s" / "0005.png").read_bytes())
+    assert call("sample", folder, "a ring", "--n", "2", "--out", tmp_path / "s")[0] == 0
+    left = {file.name for file in (tmp_path / "s").iterdir()}
+    assert left == {"0000.png", "0001.png", "grid.png", "mine.png", "metadata.jsonl"}
+    (tmp_path / "s" / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": "of mine"}\n')
+    assert call("sample", folder, "a ring", "--n", "1", "--out", tmp_path / "s")[0] == 0
+    assert (tmp_path / "s" / "0001.png").exists(), "another's metadata, another's images"
+
+    moved = folder.rename(tmp_path / "moved")
+    assert call("sample", moved, "a ring", "--n", "1", "--out", tmp_path / "m")[0] == 0
+    assert (tmp_path / "m" / "0000.png").read_bytes() == (tmp_path / "s" / "0000.png").read_bytes()
+    document = json.loads((moved / "run.json").read_text())
+    (moved / "run.json").write_text(json.dumps(document | {"spec": document["spec"] | {"data": {"train": "other"}}}))
+    code, _, err = call("sample", moved, "a ring", "--out", tmp_path / "m")
+    assert code == 2 and f"made of another state of the data than is here now; a new run is {folder.name}" in err
+    (moved / "run.json").write_text(json.dumps(document))
+    (moved / "weights.safetensors").rename(tmp_path / "weights")
+    code, _, err = call("sample", moved, "a ring", "--out", tmp_path / "m")
+    assert code == 2 and "weights.safetensors: is missing; remove the folder and train anew" in err
+    (tmp_path / "weights").rename(moved / "weights.safetensors")
+    moved.rename(folder)
 
     (folder / "training.json").rename(tmp_path / "training.json")
     code, out, _ = call("score", folder, "--samples", "200", "--judges", "scenes", "--no-probes", "--json")
-    assert code == 2 and "not trained to the end; the command that began it goes on" in json.loads(out)["error"]
+    assert code == 2 and "not trained to the end; begin it again by the same command" in json.loads(out)["error"]
     code, out, _ = call("score", folder, "--judges", "nobody", "--json")
     assert code == 2 and "not trained to the end" in json.loads(out)["error"], "said before the judges are opened"
     (tmp_path / "training.json").rename(folder / "training.json")

@@ -271,6 +271,25 @@ def test_a_lead_that_captions_play_no_part_in_is_no_better_score(pair: tuple[Pat
     assert "scores better than" not in said
 
 
+def test_a_lead_over_which_training_changed_nothing_is_no_better_score(pair: tuple[Path, Path]) -> None:
+    untrained = Score(metric="r_precision", judge="scenes", value=0.76, stderr=0.1, n=500, higher_is_better=True)
+    save(pair[0], replace(load(pair[0]), controls={"untrained": (untrained,)}))
+    found = compared(pair[:1], pair[1:])
+    assert found.untaught == {"a": ("r_precision@scenes",), "b": ()}
+    said = answer.words(found)
+    assert "first/tiny is ahead in R-precision@scenes, but no better than before its training" in said
+    assert "scores better than" not in said
+
+
+def test_a_folder_that_is_no_run_does_not_stand_for_a_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy").mkdir()
+    leave(tmp_path / "runs" / "a", {"fid": 1})
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in chosen_runs("toy", Path("runs"))] == ["a"]
+
+
 @pytest.mark.parametrize("changed", [
     {"budget": 5}, {"config": {"width": 9}}, {"evaluation": {**SPEC["evaluation"], "images": 9}}, {"dataset": "emoji"},
 ])  # fmt: skip

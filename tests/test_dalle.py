@@ -388,7 +388,8 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
     assert call("sample", folder, "a star", *greedy, "--out", tmp_path / "greedy")[0] == 0
     assert (tmp_path / "greedy" / "0000.png").read_bytes() == (tmp_path / "greedy" / "0001.png").read_bytes()
 
-    Image.new("L", (50, 40), 200).save(tmp_path / "grey.png")
+    Image.new("L", (50, 50), 200).save(tmp_path / "grey.png")
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "half.png")
     code, out, _ = call("sample", folder, "a star", "--image-prompt", tmp_path / "grey.png", "--keep-rows", "16",
                         "--n", "2", "--out", tmp_path / "on", "--json")  # fmt: skip
     assert code == 0 and json.loads(out)["images"] == 2
@@ -400,6 +401,8 @@ def test_sample_by_the_command_line(call: Call, tmp_path: Path) -> None:
         ([" "], "says nothing"),
         (["a star", "--best-of", "4", "--keep", "5"], "more than the --best-of 4"),
         (["a star", "--keep", "5"], "goes with --best-of"),
+        (["a star", "--best-of", "8", "--n", "5"], "--n 5: goes without --best-of"),
+        (["a star", "--image-prompt", str(tmp_path / "half.png"), "--keep-rows", "16"], "32 x 16 pixels, expected"),
         (["a star", "--keep-rows", "8"], "--image-prompt"),
         (["a star", *prompt, "--keep-rows", "5"], "multiple of 4"),
         (["a star", *prompt, "--keep-rows", "32"], "multiple of 4"),
