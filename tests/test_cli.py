@@ -99,7 +99,7 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     assert call("sample", folder, "a ring", "--n", "2", "--out", tmp_path / "s")[0] == 0
     left = {file.name for file in (tmp_path / "s").iterdir()}
     assert left == {"0000.png", "0001.png", "grid.png", "mine.png", "metadata.jsonl"}
-    (tmp_path / "s" / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": "of mine"}\n')
+    (tmp_path / "s" / "metadata.jsonl").write_text('{"file_name": "0001.png", "text": "of mine"}\n')
     assert call("sample", folder, "a ring", "--n", "1", "--out", tmp_path / "s")[0] == 0
     assert (tmp_path / "s" / "0001.png").exists(), "another's metadata, another's images"
 
