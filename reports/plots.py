@@ -100,6 +100,9 @@ def _chart(stage: str, losses: Mapping[str, Sequence[_Line]], styles: Mapping[st
 def _draw(axes: Axes, loss: str, lines: Sequence[_Line], points: int, styles: Mapping[str, tuple[str, str]]) -> None:
     for line in lines:
         colour, dash = styles[line.method]
+        if loss.endswith(VALIDATION) and len(line.values) > 3:
+            # Of the untrained network; beside it the others are a flat line, and no rise would show.
+            line = _Line(method=line.method, images=line.images[1:], values=line.values[1:])
         drawn = _thinned(line, points)
         axes.plot(drawn.images / 1000, drawn.values, color=colour, linestyle=dash, linewidth=1.1,
                   marker="." if len(drawn.values) == 1 else None, label=line.method)

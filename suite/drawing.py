@@ -39,6 +39,7 @@ def draw(
     kept = folder / digest_of(key)[:12]
     if not kept.exists():
         images, started = [], time.monotonic()
+        watch("draw", 0, len(prompts))
         for start in range(0, len(prompts), AT_ONCE):
             some = prompts[start : start + AT_ONCE]
             drawn = model.sample([p.caption for p in some], seeds=[p.seed for p in some])

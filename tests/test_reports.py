@@ -280,6 +280,14 @@ def test_the_point_from_which_a_model_overfits_is_marked() -> None:
         assert [(float(dot.get_xdata()[0]), float(dot.get_ydata()[0])) for dot in dots] == marks  # type: ignore[index]
 
 
+def test_the_untrained_networks_validation_does_not_flatten_the_rest() -> None:
+    line = plots._line("m", log("prior", [7.0, 2.0, 1.5, 1.0, 1.2]), "g")
+    for loss, first in (("image_validation", 2.0), ("image", 7.0)):
+        axes = Figure().add_subplot()
+        plots._draw(axes, loss, [line], 99, {"m": ("red", "-")})
+        assert np.max(axes.get_lines()[0].get_ydata()) == first
+
+
 def test_thinning_keeps_the_mean_and_skips_what_is_not_finite() -> None:
     line = plots._line("m", log("gan", [0.0, 2.0, math.nan, 1.0] * 245 + [math.inf] * 20), "g")
     thin = plots._thinned(line, 50)
