@@ -205,9 +205,9 @@ class DallE:
         """Return the transformer in the precision that `sampling` asks for."""
         if self.config.sampling.precision == "float32":
             return self.transformer.eval()
-        # A copy of which the weights, for hardly more than a moment twice as large, are never in float32.
+        # Each weight is cast by itself: a copy of the whole in float32 would come first and take twice as much.
         weights = {id(weight): nn.Parameter(weight.detach().bfloat16()) for weight in self.transformer.parameters()}
-        return copy.deepcopy(self.transformer, weights).bfloat16().eval()
+        return copy.deepcopy(self.transformer, weights).eval()
 
     def _draw(
         self, transformer: Transformer, captions: Sequence[str], seeds: Sequence[int],

@@ -105,10 +105,10 @@ def reopen_run(folder: Path, watch: Watch = silent) -> Run:
         raise UserError(f"{folder}: not the folder of a run; `run` and `train` print theirs")
     document = read_json(folder / "run.json")
     try:
-        passed, spec = document["passed"], document["spec"]
+        passed, spec = document["passed"], dict(document["spec"])
         request = Request(**{**passed, "root": passed["root"] and Path(passed["root"]),
                              "runs": folder.resolve().parent})  # fmt: skip
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'}: not written by this version ({error}); run it again") from error
     reopened = open_run(request, watch)
     now = json.loads(canonical_json(reopened.spec.to_json()))

@@ -110,6 +110,9 @@ def test_run_score_sample_and_report(call: Call, tmp_path: Path) -> None:
     (moved / "run.json").write_text(json.dumps(document | {"spec": document["spec"] | {"data": {"train": "other"}}}))
     code, _, err = call("sample", moved, "a ring", "--out", tmp_path / "m")
     assert code == 2 and f"made of another state of the data than is here now; a new run is {folder.name}" in err
+    (moved / "run.json").write_text(json.dumps(document | {"spec": ["seed"]}))
+    code, _, err = call("sample", moved, "a ring", "--out", tmp_path / "m")
+    assert code == 2 and "run.json: not written by this version" in err
     (moved / "run.json").write_text(json.dumps(document))
     (moved / "weights.safetensors").rename(tmp_path / "weights")
     code, _, err = call("sample", moved, "a ring", "--out", tmp_path / "m")
