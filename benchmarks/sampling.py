@@ -1,7 +1,7 @@
 """How fast the transformer draws candidates of one caption, and learns: images and tokens a second, and the bound.
 
     python benchmarks/sampling.py                       # 512 candidates, d = 256, 6 layers, 32 text + 64 image tokens
-    python benchmarks/sampling.py --guidance 3 --device cuda --precision bfloat16
+    python benchmarks/sampling.py --guidance 3 --device cuda --precision bfloat16 --cuda-graphs
 
 The bound: two FLOPs a weight and token over the FLOPs of a plain matrix product of the same sizes, measured here, plus
 the bytes of keys and values over the speed at which a plain sum reads, measured here. Weights are random, codes have no
@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 from t2ibench.baselines.interface import optimiser_step
+from t2ibench.dalle.cuda_graphs import RecordedSampler
 from t2ibench.dalle.model import CANDIDATES
 from t2ibench.dalle.sampler import SamplingConfig, sample_codes
 from t2ibench.dalle.transformer import Transformer, TransformerConfig
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--candidates", type=int, default=512)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--cuda-graphs", action="store_true", help="sampling.cuda_graphs, on a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -43,12 +45,14 @@ def main() -> None:
         transformer.bfloat16()
     text = torch.randint(1, 1000, (1, TEXT))
     sampling = SamplingConfig(guidance=options.guidance)
+    sampler = (RecordedSampler(transformer, sampling, text[0]) if options.cuda_graphs
+               else partial(sample_codes, transformer, config=sampling, null=text[0]))  # fmt: skip
 
     def draw(at_once: int) -> None:
         for start in range(0, options.candidates, at_once):
             some = min(at_once, options.candidates - start)
             uniforms = torch.rand(1, some, GRID * GRID, dtype=torch.float64)
-            sample_codes(transformer, text, uniforms, sampling, null=text[0])
+            sampler(text, uniforms)
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}, {options.device}")
     bound = seconds_at_least(transformer, options.candidates, 1 if options.guidance == 1 else 2)

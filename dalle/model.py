@@ -5,8 +5,9 @@ transformer, 2.6 the choice among candidates; CLIP after Radford et al. 2021 (ar
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from ..errors import UserError
 from .clip import SMALL as SMALL_CLIP
 from .clip import TINY as TINY_CLIP
 from .clip import CLIPConfig, clip_stage, open_clip
+from .cuda_graphs import RecordedSampler
 from .image_prompt import ImagePrompt, forced_codes
 from .image_tokenizer import GridTokenizer
 from .prior import PriorConfig, PriorStage
@@ -29,6 +31,8 @@ from .tokenizers_of_images import TINY as TINY_TOKENIZER
 from .tokenizers_of_images import TokenizerConfig, open_tokenizer, tokenizer_stage
 from .transformer import Transformer, TransformerConfig
 
+CodeSampler = Callable[..., torch.Tensor]
+"""`sample_codes` of captions, uniform numbers and codes that are `forced`, the rest being chosen."""
 CANDIDATES = 128
 """Candidates of one caption that are drawn at once: always as many, so that each is the same whatever their number."""
 
@@ -71,8 +75,8 @@ TINY = DallEConfig(
         vocabulary=1024, text_length=32, width=128, layers=6, heads=4, attention="full", share_digits=True,
     ),
     prior=PriorConfig(
-        share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, learning_rate=1.4e-3, warm_up=0.02,
-        weight_decay=0.01, ema_kimg=2.0,
+        share=0.4, batch_size=8, caption_dropout=0.1, bpe_dropout=0.0, views=8, code_noise=0.1, learning_rate=1.4e-3,
+        warm_up=0.02, weight_decay=0.01, ema_kimg=2.0,
     ),
     clip=replace(TINY_CLIP, share=0.2),
     sampling=SamplingConfig(guidance=2.0),
@@ -87,10 +91,11 @@ SMALL = DallEConfig(
     clip=replace(SMALL_CLIP, share=0.1),
 )
 PAPER = DallEConfig()
+_UNDISTURBED = replace(TINY.prior, code_noise=0.0)
 PRESETS: Mapping[str, DallEConfig] = {
     "tiny": TINY,
-    "tiny-dvae": replace(TINY, tokenizer=replace(TINY.tokenizer, kind="dvae")),
-    "tiny-vqvae2": replace(TINY, tokenizer=replace(TINY.tokenizer, kind="vqvae2")),
+    "tiny-dvae": replace(TINY, tokenizer=replace(TINY.tokenizer, kind="dvae"), prior=_UNDISTURBED),
+    "tiny-vqvae2": replace(TINY, tokenizer=replace(TINY.tokenizer, kind="vqvae2"), prior=_UNDISTURBED),
     "small": SMALL,
     "paper": PAPER,
 }
@@ -166,13 +171,13 @@ class DallE:
         """Draw equal chunks, as `sample_in_chunks` does, each with its rows of `forced`."""
         if len(captions) != len(seeds):
             raise ValueError(f"one seed a caption: {len(captions)} captions and {len(seeds)} seeds came")
-        images, transformer = [], self._drawing_transformer()
+        images, draw_codes = [], self._code_sampler()
         for start in range(0, len(captions), SAMPLE_CHUNK):
             some = slice(start, start + SAMPLE_CHUNK)
             texts, numbers = list(captions[some]), list(seeds[some])
             padding = SAMPLE_CHUNK - len(texts)
             given = None if forced is None else torch.cat([forced[some], forced[:1].expand(padding, -1)])
-            drawn = self._draw(transformer, texts + [""] * padding, numbers + [0] * padding, given)
+            drawn = self._draw(draw_codes, texts + [""] * padding, numbers + [0] * padding, given)
             images.append(drawn[: len(texts)])
         return torch.cat(images)
 
@@ -184,10 +189,10 @@ class DallE:
         They go on with an image prompt that holds one image, where it is `given`.
         """
         forced = None if given is None else forced_codes(self.tokenizer, given)
-        transformer = self._drawing_transformer()
+        draw_codes = self._code_sampler()
         for start in range(0, len(seeds), CANDIDATES):
             some = list(seeds[start : start + CANDIDATES])
-            yield self._draw(transformer, [caption], some + [0] * (CANDIDATES - len(some)), forced)[: len(some)]
+            yield self._draw(draw_codes, [caption], some + [0] * (CANDIDATES - len(some)), forced)[: len(some)]
 
     def rank(self, captions: Sequence[str], images: torch.Tensor) -> torch.Tensor:
         """Return float32 [N]: the cosine that CLIP finds between each image and its caption (section 2.6)."""
@@ -209,16 +214,24 @@ class DallE:
         weights = {id(weight): nn.Parameter(weight.detach().bfloat16()) for weight in self.transformer.parameters()}
         return copy.deepcopy(self.transformer, weights).eval()
 
+    def _code_sampler(self) -> CodeSampler:
+        """Return what draws codes as `sampling` asks."""
+        config, transformer = self.config.sampling, self._drawing_transformer()
+        device = transformer.start_of_image.device
+        null = self.pieces([""])[0].to(device)
+        if config.cuda_graphs and device.type == "cuda":
+            return RecordedSampler(transformer, config, null)
+        return partial(sample_codes, transformer, config=config, null=null)
+
     def _draw(
-        self, transformer: Transformer, captions: Sequence[str], seeds: Sequence[int],
+        self, draw_codes: CodeSampler, captions: Sequence[str], seeds: Sequence[int],
         forced: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Return images uint8 [N, 3, H, W], as many a caption as there are seeds for each."""
-        device = transformer.start_of_image.device
-        uniforms = torch.from_numpy(seeded_uniform(seeds, transformer.codes))
-        codes = sample_codes(
-            transformer, self.pieces(captions).to(device),
-            uniforms.view(len(captions), -1, transformer.codes).to(device), self.config.sampling,
-            null=self.pieces([""])[0].to(device), forced=None if forced is None else forced.to(device),
+        device, length = self.transformer.start_of_image.device, self.transformer.codes
+        uniforms = torch.from_numpy(seeded_uniform(seeds, length)).view(len(captions), -1, length)
+        codes = draw_codes(
+            self.pieces(captions).to(device), uniforms.to(device),
+            forced=None if forced is None else forced.to(device),
         )  # fmt: skip
         return self.tokenizer.decode(codes.flatten(0, 1))

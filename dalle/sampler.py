@@ -30,6 +30,8 @@ class SamplingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the transformer and its cache while they draw; in bfloat16 half as many bytes are read. Logits, the image
     tokenizer and CLIP stay in float32."""
+    cuda_graphs: bool = False
+    """On a GPU, launch all kernels of a chunk at once from its third chunk on; on a CPU it changes nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""
@@ -53,18 +55,46 @@ def sample_codes(
     `text` int64 [P, text_length]; `uniforms` float64 [P, G, M] in (0, 1), one a code; `null` int64 [text_length], the
     caption that stands for none; `forced` int64 [P, M], codes to be kept, -1 where one is to be drawn.
     """
+    inputs = Inputs.of(text, uniforms, config, null, forced)
+    return draw(transformer, config, inputs, inputs.cache(transformer))
+
+
+class Inputs(NamedTuple):
+    """What a chunk is drawn from: captions as they are read, with guidance the free ones after them, and the rest."""
+
+    read: torch.Tensor
+    kept: torch.Tensor
+    uniforms: torch.Tensor
+    leading: int
+    """Codes from the first on that are kept for every caption."""
+
+    @classmethod
+    def of(
+        cls, text: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig, null: torch.Tensor,
+        forced: torch.Tensor | None,
+    ) -> "Inputs":  # fmt: skip
+        """Return the inputs of `sample_codes`, brought together."""
+        prompts, _, codes = uniforms.shape
+        read = text if config.guidance == 1 else torch.cat([text, null.expand_as(text)])
+        kept = torch.full((prompts, codes), -1, device=text.device) if forced is None else forced
+        return cls(read, kept, uniforms, int((kept >= 0).all(0).int().cumprod(0).sum()))
+
+    def cache(self, transformer: Transformer) -> "Cache":
+        """Return a cache for these shapes."""
+        return Cache(transformer, len(self.read), self.uniforms.shape[1], self.leading)
+
+
+def draw(transformer: Transformer, config: SamplingConfig, inputs: Inputs, cache: "Cache") -> torch.Tensor:
+    """Return the codes of `sample_codes`; nothing here waits for what a device has computed."""
+    read, kept, uniforms, leading = inputs
     prompts, candidates, codes = uniforms.shape
-    kept = torch.full((prompts, codes), -1, device=text.device) if forced is None else forced
-    shared = _leading(kept)
     drawn = kept[:, None].repeat(1, candidates, 1)
-    if shared == codes:
+    if leading == codes:
         return drawn
-    sides = 1 if config.guidance == 1 else 2
-    read = torch.cat([text, null.expand_as(text)])[: sides * prompts]
-    cache = Cache(transformer, sides * prompts, candidates, shared)
+    sides = len(read) // prompts
     weights = transformer.code_weights()
-    states = cache.read(read, kept[:, :shared].repeat(sides, 1))
-    for at in range(shared, codes):
+    states = cache.read(read, kept[:, :leading].repeat(sides, 1))
+    for at in range(leading, codes):
         logits = transformer.logits(transformer.norm(states), weights)
         logits = logits.view(sides, prompts, *logits.shape[1:])
         some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
@@ -101,11 +131,6 @@ def pick(logits: torch.Tensor, uniforms: torch.Tensor, config: SamplingConfig) -
     return torch.searchsorted(reached, targets, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)
 
 
-def _leading(kept: torch.Tensor) -> int:
-    """Return how many codes from the first on are kept in every row of int64 [P, M]."""
-    return int((kept >= 0).all(0).int().cumprod(0).sum())
-
-
 class Seen(NamedTuple):
     """What one state looks at: places of the shared part of the stream, and of the candidate's own part."""
 
@@ -134,6 +159,7 @@ class Cache:
     def read(self, text: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Read captions int64 [P, text_length] and leading codes [P, shared]; return the last states [P, 1, D]."""
         transformer = self.transformer
+        self.shared = []
         x = torch.cat([transformer.embed_text(text), transformer.embed_codes(codes)], 1)
         for pattern, block in zip(transformer.patterns, transformer.layers, strict=True):
             mask = transformer.mask(pattern)

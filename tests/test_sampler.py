@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2ibench.dalle.sampler import Cache, SamplingConfig, pick, sample_codes
+from t2ibench.dalle.cuda_graphs import RecordedSampler
+from t2ibench.dalle.sampler import Cache, Inputs, SamplingConfig, draw, pick, sample_codes
 from t2ibench.dalle.transformer import Transformer
 from t2ibench.errors import UserError
 from t2ibench.tests.test_transformer import CODES, SIDE, TEXT, captioned, small
@@ -169,3 +170,54 @@ def test_the_cache_has_the_dtype_of_the_transformer() -> None:
     assert cache.own[0].dtype == torch.bfloat16
     drawn = sample_codes(transformer, text, uniforms(3, 2, LENGTH), SamplingConfig(guidance=2.0), null=NULL)
     assert 0 <= int(drawn.min()) and int(drawn.max()) < CODES and TEXT == text.shape[1]
+
+
+SETTINGS = [SamplingConfig(), SamplingConfig(guidance=2.0, temperature=0.7, top_k=3, top_p=0.8)]
+
+
+@pytest.mark.parametrize("attention", ["sparse", "full"])
+@pytest.mark.parametrize("config", SETTINGS)
+def test_drawing_again_with_overwritten_inputs_is_drawing_anew(attention: str, config: SamplingConfig) -> None:
+    """The same cache, the same inputs' memory: what a replayed graph has."""
+    transformer = small(attention)
+    text, given = captioned()
+    first = Inputs.of(text.clone(), uniforms(3, 2, LENGTH), config, NULL, _leading(given))
+    other = Inputs.of(text.flip(0), uniforms(3, 2, LENGTH, seed=1), config, NULL, _leading(given.flip(0)))
+    with torch.inference_mode():
+        cache = first.cache(transformer)
+        before = draw(transformer, config, first, cache)
+        for place, new in zip(first[:3], other[:3], strict=True):
+            place.copy_(new)
+        again = draw(transformer, config, first, cache)
+        anew = draw(transformer, config, other, other.cache(transformer))
+    assert torch.equal(again, anew) and not torch.equal(again, before)
+
+
+def _leading(codes: torch.Tensor, rows: int = 2) -> torch.Tensor:
+    return torch.where(torch.arange(LENGTH) < rows * SIDE, codes, -1)
+
+
+@pytest.mark.parametrize("attention", ["sparse", "full"])
+@pytest.mark.parametrize("config", SETTINGS)
+def test_drawing_never_asks_what_was_computed(attention: str, config: SamplingConfig) -> None:
+    """On the meta device nothing is computed, so whoever asks has an error: a graph could not record it."""
+    text, given = captioned()
+    inputs = Inputs.of(text, uniforms(3, 2, LENGTH), config, NULL, _leading(given))
+    transformer = small(attention)
+    with torch.inference_mode():
+        nowhere = Inputs(*(part.to("meta") for part in inputs[:3]), inputs.leading)
+        transformer = transformer.to("meta")
+        drawn = draw(transformer, config, nowhere, nowhere.cache(transformer))
+    assert drawn.shape == (3, 2, LENGTH) and drawn.is_meta
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("config", SETTINGS)
+def test_a_recorded_chunk_is_the_drawn_one(config: SamplingConfig) -> None:
+    transformer = small("sparse").cuda()
+    text, given = captioned()
+    recorded = RecordedSampler(transformer, config, NULL.cuda())
+    for seed in range(4):
+        chances, forced = uniforms(3, 2, LENGTH, seed=seed).cuda(), _leading(given.roll(seed, 0)).cuda()
+        drawn = sample_codes(transformer, text.cuda(), chances, config, null=NULL.cuda(), forced=forced)
+        assert torch.equal(recorded(text.cuda(), chances, forced=forced), drawn)
