@@ -107,7 +107,9 @@ PRESETS: Mapping[str, DallEConfig] = {
 # as it is in sampling. Steps are small: with 8 images each, FSQ's codes of unseen scenes cost 1.89 nats after 16,000
 # images; with 32, 2.14 for a sixth less time. Half way there, one seed: 2.06; with shared digits 1.94; with digits
 # shared in the embeddings too 1.95, and then at twice the rate 1.90. Samples are guided: after 240,000 images
-# R-precision was 46 %, and 30 % without.
+# R-precision was 46 %, and 30 % without. Views and noise keep it from learning the images by heart: 12 times over 3,300
+# scenes, one seed, codes of unseen ones cost 2.45 nats; with 8 views 2.28, with noise of 0.15 2.39, with both 2.33.
+# The lower half after the codes of a cut-off upper one: 2.46, 2.40, 2.30, 2.36. A dropout of 0.1 did nothing.
 
 
 class DallE:
