@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from t2ibench.baselines.interface import optimiser_step
-from t2ibench.dalle.cuda_graphs import RecordedSampler
+from t2ibench.dalle.cuda_graphs import GraphedSampler
 from t2ibench.dalle.model import CANDIDATES
 from t2ibench.dalle.sampler import SamplingConfig, sample_codes
 from t2ibench.dalle.transformer import Transformer, TransformerConfig
@@ -45,14 +45,14 @@ def main() -> None:
         transformer.bfloat16()
     text = torch.randint(1, 1000, (1, TEXT))
     sampling = SamplingConfig(guidance=options.guidance)
-    sampler = (RecordedSampler(transformer, sampling, text[0]) if options.cuda_graphs
-               else partial(sample_codes, transformer, config=sampling, null=text[0]))  # fmt: skip
+    sampler = (GraphedSampler(transformer, sampling) if options.cuda_graphs
+               else partial(sample_codes, transformer, config=sampling))  # fmt: skip
 
     def draw(at_once: int) -> None:
         for start in range(0, options.candidates, at_once):
             some = min(at_once, options.candidates - start)
             uniforms = torch.rand(1, some, GRID * GRID, dtype=torch.float64)
-            sampler(text, uniforms)
+            sampler(text, uniforms, null=text[0])
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.precision}, {options.device}")
     bound = seconds_at_least(transformer, options.candidates, 1 if options.guidance == 1 else 2)

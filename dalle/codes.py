@@ -1,7 +1,8 @@
-"""The codes that the transformer learns from: every training image encoded once, or a few times a little moved.
+"""The codes that the transformer learns from: every training image encoded once, or a few times a little shifted.
 
-The authors crop images at random (Ramesh et al. 2021, appendix A.2), which needs the encoder in every step. A picture
-that is moved by less than a code's cell is the same picture in other codes; a few such views are encoded once and kept.
+The authors crop images at random (Ramesh et al. 2021, appendix B.2), which needs the encoder in every step. A picture
+that is shifted by less than a code's cell is the same picture in other codes; a few such views are encoded once and
+kept. They are the same for every seed of a run.
 """
 
 import math
@@ -23,7 +24,7 @@ class Codes:
         for start in range(0, len(data), ENCODED_AT_ONCE):
             batch = data.batch(np.arange(start, min(start + ENCODED_AT_ONCE, len(data))))
             images = batch.images.cpu()
-            seen = [images] + [moved(images, patch(tokenizer) // 2, seed=start + view) for view in range(1, views)]
+            seen = (shifted(images, patch(tokenizer) // 2 if view else 0, seed=start + view) for view in range(views))
             parts.append(torch.stack([tokenizer.encode(some).to(torch.int32).cpu() for some in seen]))
             self.rows |= {name: start + number for number, name in enumerate(batch.ids)}
         self.codes = torch.cat(parts, 1)
@@ -35,8 +36,8 @@ class Codes:
         return self.codes[torch.randint(len(self.codes), rows.shape, device="cpu"), rows].long()
 
 
-def moved(images: torch.Tensor, reach: int, seed: int) -> torch.Tensor:
-    """Return images [N, 3, S, S] on the CPU, each moved by up to `reach` pixels both ways; its edges are repeated."""
+def shifted(images: torch.Tensor, reach: int, seed: int) -> torch.Tensor:
+    """Return images [N, 3, S, S] on the CPU, each shifted by up to `reach` pixels both ways; its edges are repeated."""
     count, channels, side, _ = images.shape
     generator = torch.Generator("cpu").manual_seed(seed)
     down, right = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device="cpu")
@@ -46,7 +47,7 @@ def moved(images: torch.Tensor, reach: int, seed: int) -> torch.Tensor:
     return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
-def disturbed(codes: torch.Tensor, radices: tuple[int, ...], share: float) -> torch.Tensor:
+def corrupted(codes: torch.Tensor, radices: tuple[int, ...], share: float) -> torch.Tensor:
     """Return int64 codes of any shape, on the CPU, a `share` of them replaced: one digit, by chance, is one off.
 
     Codes of a single digit are in no order, and any code takes their place.

@@ -1,7 +1,8 @@
 """Drawing on a GPU with all kernels of a chunk launched at once, as a CUDA graph.
 
-A step of the sampler is some hundred small kernels, which take longer to launch than to run (NVIDIA 2019, "Getting
-Started with CUDA Graphs"). A chunk's shapes and places in memory are always the same, so the graph holds all its steps.
+A step of the sampler is some hundred small kernels, which can take longer to launch than to run (NVIDIA 2019, "Getting
+Started with CUDA Graphs"). A chunk's shapes are always the same, so one graph holds all its steps: some 60,000 kernels
+of `small`, and two million of `paper`, which its own steps keep busy without one.
 """
 
 import torch
@@ -10,46 +11,46 @@ from .sampler import Inputs, SamplingConfig, draw
 from .transformer import Transformer
 
 
-class RecordedSampler:
-    """`sample_codes` with one transformer, whose weights must stay as and where they are.
+class GraphedSampler:
+    """`sample_codes` with one transformer, to be kept from call to call: graphs are captured once.
 
-    The first chunk of each shape is drawn as ever, which readies the libraries; the second is recorded, and replayed
-    from then on with its inputs overwritten.
+    The first chunk of each shape is drawn as ever, which readies the libraries; with the second its graph is captured,
+    and replayed from then on with its inputs overwritten.
     """
 
-    def __init__(self, transformer: Transformer, config: SamplingConfig, null: torch.Tensor) -> None:
-        self.transformer, self.config, self.null = transformer, config, null
-        self.recorded: dict[tuple[int | torch.Size, ...], Recorded | None] = {}
+    def __init__(self, transformer: Transformer, config: SamplingConfig) -> None:
+        self.transformer, self.config = transformer, config
+        self.graphs: dict[tuple[torch.Size, int], CapturedChunk | None] = {}
 
     @torch.inference_mode()
     def __call__(
-        self, text: torch.Tensor, uniforms: torch.Tensor, *, forced: torch.Tensor | None = None
+        self, text: torch.Tensor, uniforms: torch.Tensor, *, null: torch.Tensor, forced: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return what `sample_codes` returns."""
-        inputs = Inputs.of(text, uniforms, self.config, self.null, forced)
-        key = (inputs.uniforms.shape, inputs.leading)
-        if key not in self.recorded:
-            self.recorded[key] = None
+        inputs = Inputs.of(text, uniforms, self.config, null, forced)
+        shape = (inputs.uniforms.shape, inputs.shared)
+        if shape not in self.graphs:
+            self.graphs[shape] = None
             return draw(self.transformer, self.config, inputs, inputs.cache(self.transformer))
-        recorded = self.recorded[key] or Recorded(self.transformer, self.config, inputs)
-        self.recorded[key] = recorded
-        return recorded(inputs)
+        graph = self.graphs[shape] or CapturedChunk(self.transformer, self.config, inputs)
+        self.graphs[shape] = graph
+        return graph.replay(inputs)
 
 
-class Recorded:
+class CapturedChunk:
     """The graph of one shape of chunk, with the inputs, the cache and the codes that it reads and writes."""
 
     def __init__(self, transformer: Transformer, config: SamplingConfig, inputs: Inputs) -> None:
-        self.inputs = Inputs(inputs.read.clone(), inputs.kept.clone(), inputs.uniforms.clone(), inputs.leading)
+        self.inputs = inputs._replace(
+            read=inputs.read.clone(), forced=inputs.forced.clone(), uniforms=inputs.uniforms.clone()
+        )
         self.cache = self.inputs.cache(transformer)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.drawn = draw(transformer, config, self.inputs, self.cache)
 
-    def __call__(self, inputs: Inputs) -> torch.Tensor:
-        """Replay it with other inputs of the same shapes."""
-        self.inputs.read.copy_(inputs.read)
-        self.inputs.kept.copy_(inputs.kept)
-        self.inputs.uniforms.copy_(inputs.uniforms)
+    def replay(self, inputs: Inputs) -> torch.Tensor:
+        """Return the codes of other inputs of the same shapes."""
+        self.inputs.overwrite(inputs)
         self.graph.replay()
         return self.drawn.clone()

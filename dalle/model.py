@@ -5,7 +5,7 @@ transformer, 2.6 the choice among candidates; CLIP after Radford et al. 2021 (ar
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,18 +21,16 @@ from ..errors import UserError
 from .clip import SMALL as SMALL_CLIP
 from .clip import TINY as TINY_CLIP
 from .clip import CLIPConfig, clip_stage, open_clip
-from .cuda_graphs import RecordedSampler
+from .cuda_graphs import GraphedSampler
 from .image_prompt import ImagePrompt, forced_codes
 from .image_tokenizer import GridTokenizer
 from .prior import PriorConfig, PriorStage
-from .sampler import SamplingConfig, sample_codes
+from .sampler import CodeSampler, SamplingConfig, sample_codes
 from .tokenizers_of_images import SMALL as SMALL_TOKENIZER
 from .tokenizers_of_images import TINY as TINY_TOKENIZER
 from .tokenizers_of_images import TokenizerConfig, open_tokenizer, tokenizer_stage
 from .transformer import Transformer, TransformerConfig
 
-CodeSampler = Callable[..., torch.Tensor]
-"""`sample_codes` of captions, uniform numbers and codes that are `forced`, the rest being chosen."""
 CANDIDATES = 128
 """Candidates of one caption that are drawn at once: always as many, so that each is the same whatever their number."""
 
@@ -109,7 +107,8 @@ PRESETS: Mapping[str, DallEConfig] = {
 # shared in the embeddings too 1.95, and then at twice the rate 1.90. Samples are guided: after 240,000 images
 # R-precision was 46 %, and 30 % without. Views and noise keep it from learning the images by heart: 12 times over 3,300
 # scenes, one seed, codes of unseen ones cost 2.45 nats; with 8 views 2.28, with noise of 0.15 2.39, with both 2.33.
-# The lower half after the codes of a cut-off upper one: 2.46, 2.40, 2.30, 2.36. A dropout of 0.1 did nothing.
+# The lower half after the codes of a cut-off upper one, as image prompts are: 2.46, 2.40, 2.30, 2.36. Noise of 0.1 is
+# between what serves captions and what serves prompts. A dropout of 0.1 did nothing.
 
 
 class DallE:
@@ -124,6 +123,7 @@ class DallE:
             radices=self.tokenizer.radices,
         )  # fmt: skip
         self.clip = open_clip(config.clip, self.tokenizers)
+        self._graphed: GraphedSampler | None = None
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Return the image tokenizer, the transformer and CLIP."""
@@ -208,6 +208,21 @@ class DallE:
         """Return the fingerprint of CLIP."""
         return text_fingerprint(self.clip.text.token_embedding.weight)
 
+    def _code_sampler(self) -> CodeSampler:
+        """Return what draws codes as `sampling` asks."""
+        config, device = self.config.sampling, self.transformer.start_of_image.device
+        null = self.pieces([""])[0].to(device)
+        if not config.cuda_graphs or device.type != "cuda":
+            return partial(sample_codes, self._drawing_transformer(), config=config, null=null)
+        if self._graphed is None or self._graphed.config != config:
+            self._graphed = GraphedSampler(self._drawing_transformer(), config)
+        drawing = self._graphed.transformer.eval()
+        with torch.no_grad():
+            # A graph reads weights where they were when it was captured.
+            for weight, taught in zip(drawing.parameters(), self.transformer.parameters(), strict=True):
+                weight.copy_(taught)
+        return partial(self._graphed, null=null)
+
     def _drawing_transformer(self) -> Transformer:
         """Return the transformer in the precision that `sampling` asks for."""
         if self.config.sampling.precision == "float32":
@@ -215,15 +230,6 @@ class DallE:
         # Each weight is cast by itself: a copy of the whole in float32 would come first and take twice as much.
         weights = {id(weight): nn.Parameter(weight.detach().bfloat16()) for weight in self.transformer.parameters()}
         return copy.deepcopy(self.transformer, weights).eval()
-
-    def _code_sampler(self) -> CodeSampler:
-        """Return what draws codes as `sampling` asks."""
-        config, transformer = self.config.sampling, self._drawing_transformer()
-        device = transformer.start_of_image.device
-        null = self.pieces([""])[0].to(device)
-        if config.cuda_graphs and device.type == "cuda":
-            return RecordedSampler(transformer, config, null)
-        return partial(sample_codes, transformer, config=config, null=null)
 
     def _draw(
         self, draw_codes: CodeSampler, captions: Sequence[str], seeds: Sequence[int],

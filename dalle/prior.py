@@ -3,7 +3,7 @@
 Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. Other than there:
 - Images are not cropped at random, so that their codes can be kept; there may be several views of each.
 - The caption is left out now and then where the samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598).
-- Codes may be disturbed before they are read, not as what is to be predicted (`pkeep` of the code of Esser et al. 2021,
+- Codes may be corrupted before they are read, not as what is to be predicted (`pkeep` of the code of Esser et al. 2021,
   arXiv:2012.09841): a sampler reads its own errors, and image prompts in codes that are not quite those learnt from.
 """
 
@@ -22,7 +22,7 @@ from ..baselines.interface import check_adam_betas, optimiser_step
 from ..datasets.bpe import BPETokenizer
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..errors import UserError
-from .codes import Codes, disturbed
+from .codes import Codes, corrupted
 from .image_tokenizer import CodebookUse, GridTokenizer
 from .schedule import warmed_up
 from .transformer import Transformer
@@ -47,10 +47,10 @@ class PriorConfig:
     bpe_dropout: float = 0.1
     """Part of the merges of pieces that are passed over."""
     views: int = 1
-    """Of every image whose codes are learnt from: itself, and others moved by up to half a code's cell. Never more than
-    the training passes over the data."""
+    """Of every image whose codes are learnt from: itself, and others shifted by up to half a code's cell. At most one
+    for each time that the training passes over the data, begun or whole."""
     code_noise: float = 0.0
-    """Part of the codes that are read with an error; what is to be predicted is without."""
+    """Part of the codes that are read with an error; what is to be predicted is without. Validation has none."""
     learning_rate: float = 4.5e-4
     """Of AdamW, after the warm-up."""
     warm_up: float = 5 / 430
@@ -122,9 +122,10 @@ class PriorStage:
             group["lr"] = rate
         self.transformer.train()
         text = self.read(batch.captions)
-        codes = self.codes(batch)
-        read = disturbed(codes, self.tokenizer.radices, config.code_noise) if config.code_noise else codes
-        losses = self.transformer.losses(text, codes.to(text.device), read=read.to(text.device))
+        codes, read = self.codes(batch), None
+        if config.code_noise:
+            read = corrupted(codes, self.tokenizer.radices, config.code_noise).to(text.device)
+        losses = self.transformer.losses(text, codes.to(text.device), read=read)
         total = config.text_weight * losses.text + (1 - config.text_weight) * losses.image
         optimiser_step(self.optimiser, total, clip_norm=config.clip_norm)
         self.steps += 1

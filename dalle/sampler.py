@@ -7,7 +7,7 @@ numbers. Guidance: Ho and Salimans 2022 (arXiv:2207.12598), for a transformer of
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
@@ -31,7 +31,7 @@ class SamplingConfig:
     """Of the transformer and its cache while they draw; in bfloat16 half as many bytes are read. Logits, the image
     tokenizer and CLIP stay in float32."""
     cuda_graphs: bool = False
-    """On a GPU, launch all kernels of a chunk at once from its third chunk on; on a CPU it changes nothing."""
+    """On a GPU, launch all kernels of a chunk at once, from the second chunk of its shape on. On a CPU nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""
@@ -59,14 +59,25 @@ def sample_codes(
     return draw(transformer, config, inputs, inputs.cache(transformer))
 
 
+class CodeSampler(Protocol):
+    """`sample_codes`, all but its inputs being chosen."""
+
+    def __call__(
+        self, text: torch.Tensor, uniforms: torch.Tensor, *, forced: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Draw codes int64 [P, G, M]."""
+        ...
+
+
 class Inputs(NamedTuple):
-    """What a chunk is drawn from: captions as they are read, with guidance the free ones after them, and the rest."""
+    """What a chunk is drawn from."""
 
     read: torch.Tensor
-    kept: torch.Tensor
+    """The captions, int64 [P, text_length]; with guidance [2 P, text_length], without captions last."""
+    forced: torch.Tensor
     uniforms: torch.Tensor
-    leading: int
-    """Codes from the first on that are kept for every caption."""
+    shared: int
+    """Leading codes that are forced for every caption."""
 
     @classmethod
     def of(
@@ -76,29 +87,36 @@ class Inputs(NamedTuple):
         """Return the inputs of `sample_codes`, brought together."""
         prompts, _, codes = uniforms.shape
         read = text if config.guidance == 1 else torch.cat([text, null.expand_as(text)])
-        kept = torch.full((prompts, codes), -1, device=text.device) if forced is None else forced
-        return cls(read, kept, uniforms, int((kept >= 0).all(0).int().cumprod(0).sum()))
+        if forced is None:
+            forced = torch.full((prompts, codes), -1, device=text.device)
+        return cls(read, forced, uniforms, int((forced >= 0).all(0).int().cumprod(0).sum()))
+
+    def overwrite(self, other: "Inputs") -> None:
+        """Take what `other`, of the same shapes, holds, in the same places of memory."""
+        self.read.copy_(other.read)
+        self.forced.copy_(other.forced)
+        self.uniforms.copy_(other.uniforms)
 
     def cache(self, transformer: Transformer) -> "Cache":
         """Return a cache for these shapes."""
-        return Cache(transformer, len(self.read), self.uniforms.shape[1], self.leading)
+        return Cache(transformer, len(self.read), self.uniforms.shape[1], self.shared)
 
 
 def draw(transformer: Transformer, config: SamplingConfig, inputs: Inputs, cache: "Cache") -> torch.Tensor:
     """Return the codes of `sample_codes`; nothing here waits for what a device has computed."""
-    read, kept, uniforms, leading = inputs
+    read, forced, uniforms, shared = inputs
     prompts, candidates, codes = uniforms.shape
-    drawn = kept[:, None].repeat(1, candidates, 1)
-    if leading == codes:
+    drawn = forced[:, None].repeat(1, candidates, 1)
+    if shared == codes:
         return drawn
     sides = len(read) // prompts
     weights = transformer.code_weights()
-    states = cache.read(read, kept[:, :leading].repeat(sides, 1))
-    for at in range(leading, codes):
+    states = cache.read(read, forced[:, :shared].repeat(sides, 1))
+    for at in range(shared, codes):
         logits = transformer.logits(transformer.norm(states), weights)
         logits = logits.view(sides, prompts, *logits.shape[1:])
         some = pick(guided(logits, config.guidance), uniforms[:, :, at], config)
-        drawn[:, :, at] = torch.where(kept[:, None, at] < 0, some, drawn[:, :, at])
+        drawn[:, :, at] = torch.where(forced[:, None, at] < 0, some, drawn[:, :, at])
         if at + 1 < codes:
             states = cache.step(drawn[:, :, at].repeat(sides, 1), at)
     return drawn

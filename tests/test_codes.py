@@ -1,4 +1,4 @@
-"""The codes that the transformer learns from: made once, of views that are moved a little, read with errors."""
+"""The codes that the transformer learns from: made once, of views that are shifted a little, read with errors."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ibench.dalle.codes import Codes, disturbed, moved
+from t2ibench.dalle.codes import Codes, corrupted, shifted
 from t2ibench.dalle.fsq import Rounding
 from t2ibench.dalle.prior import PriorStage
 from t2ibench.datasets.store import Store
@@ -40,7 +40,7 @@ def test_codes_are_those_of_an_images_views(world: Store) -> None:
     codes, batch = Codes(tokenizer, world, views=3), world.batch([5, 280, 5])
     images = world.batch(range(len(world))).images
     assert torch.equal(codes.codes[0].long(), tokenizer.encode(images))
-    first = moved(images[:512], CELL // 2, seed=1)
+    first = shifted(images[:512], CELL // 2, seed=1)
     assert torch.equal(codes.codes[1, :512].long(), tokenizer.encode(first))
     of_each = [{tuple(view[row].tolist()) for view in codes.codes} for row in (5, 280, 5)]
     drawn = [codes(batch).tolist() for _ in range(60)]
@@ -48,23 +48,23 @@ def test_codes_are_those_of_an_images_views(world: Store) -> None:
         assert {tuple(rows[number]) for rows in drawn} == views
 
 
-def test_an_image_is_moved_by_whole_pixels_and_its_edges_are_repeated() -> None:
+def test_an_image_is_shifted_by_whole_pixels_and_its_edges_are_repeated() -> None:
     images = torch.randint(256, (400, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     seen = Counter[tuple[int, int]]()
-    for image, there in zip(moved(images, 2, seed=3).numpy(), padded, strict=True):
+    for image, there in zip(shifted(images, 2, seed=3).numpy(), padded, strict=True):
         [by] = [(down, right) for down in range(5) for right in range(5)
                 if np.array_equal(image, there[:, down : down + 8, right : right + 8])]  # fmt: skip
         seen[by] += 1
     assert len(seen) == 25
-    assert torch.equal(moved(images, 2, seed=3), moved(images, 2, seed=3))
-    assert torch.equal(moved(images, 0, seed=3), images)
+    assert torch.equal(shifted(images, 2, seed=3), shifted(images, 2, seed=3))
+    assert torch.equal(shifted(images, 0, seed=3), images)
 
 
-def test_disturbed_codes_are_one_digit_one_off() -> None:
+def test_corrupted_codes_are_one_digit_one_off() -> None:
     radices = (8, 5, 5)
     codes = torch.randint(200, (400, 50))
-    other = disturbed(codes, radices, 0.25)
+    other = corrupted(codes, radices, 0.25)
     hit = other != codes
     assert hit.float().mean() == pytest.approx(0.25, abs=0.01)
     levels = Rounding(radices)
@@ -75,12 +75,12 @@ def test_disturbed_codes_are_one_digit_one_off() -> None:
     assert {(digit, step) for digit in range(3) for step in changes[digit].unique().tolist()} == {
         (digit, step) for digit in range(3) for step in (-1, 0, 1)
     }
-    assert torch.equal(disturbed(codes, radices, 0.0), codes)
+    assert torch.equal(corrupted(codes, radices, 0.0), codes)
 
 
 def test_codes_of_a_single_digit_become_any() -> None:
     codes = torch.zeros(100, 100, dtype=torch.long)
-    other = disturbed(codes, (6,), 0.5)
+    other = corrupted(codes, (6,), 0.5)
     assert set(other.unique().tolist()) == set(range(6))
     assert (other != 0).float().mean() == pytest.approx(0.5 * 5 / 6, abs=0.02)
 

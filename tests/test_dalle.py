@@ -15,7 +15,7 @@ from PIL import Image
 from t2ibench import cli
 from t2ibench.baselines.text_transformer import text_fingerprint
 from t2ibench.dalle import model, prior
-from t2ibench.dalle.codes import disturbed
+from t2ibench.dalle.codes import corrupted
 from t2ibench.dalle.image_prompt import ImagePrompt, forced_codes
 from t2ibench.dalle.image_tokenizer import positions_within
 from t2ibench.dalle.model import CANDIDATES, DallE, DallEConfig
@@ -75,10 +75,12 @@ def test_a_step_goes_down_an_eighth_of_the_text_loss_and_seven_of_the_image_loss
     model = tiny_with({"prior.caption_dropout": 0.0, "prior.clip_norm": 1e9, "sampling.guidance": 1.0})
     stage, batch = model.stages(world)[1], world.batch(range(8))
     assert isinstance(stage, PriorStage) and (stage.config.text_weight, stage.config.code_noise) == (1 / 8, 0.1)
-    codes, before = stage.codes(batch), copy.deepcopy(model.transformer)
+    stage.total_steps, before = 10_000, copy.deepcopy(model.transformer)
+    assert len(stage.codes.codes) == stage.config.views == 8
     torch.manual_seed(5)
-    torch.rand(8), torch.randint(1, (8,))
-    read = disturbed(codes, model.tokenizer.radices, 0.1)
+    assert torch.equal(stage.read(batch.captions), model.pieces(batch.captions))
+    codes = stage.codes(batch)
+    read = corrupted(codes, model.tokenizer.radices, 0.1)
     losses = before.losses(model.pieces(batch.captions), codes, read=read)
     assert not torch.equal(losses.image, before.losses(model.pieces(batch.captions), read).image)
     (losses.text / 8 + losses.image * 7 / 8).backward()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ibench.dalle.cuda_graphs import RecordedSampler
+from t2ibench.dalle.cuda_graphs import GraphedSampler
 from t2ibench.dalle.sampler import Cache, Inputs, SamplingConfig, draw, pick, sample_codes
 from t2ibench.dalle.transformer import Transformer
 from t2ibench.errors import UserError
@@ -186,8 +186,7 @@ def test_drawing_again_with_overwritten_inputs_is_drawing_anew(attention: str, c
     with torch.inference_mode():
         cache = first.cache(transformer)
         before = draw(transformer, config, first, cache)
-        for place, new in zip(first[:3], other[:3], strict=True):
-            place.copy_(new)
+        first.overwrite(other)
         again = draw(transformer, config, first, cache)
         anew = draw(transformer, config, other, other.cache(transformer))
     assert torch.equal(again, anew) and not torch.equal(again, before)
@@ -205,19 +204,23 @@ def test_drawing_never_asks_what_was_computed(attention: str, config: SamplingCo
     inputs = Inputs.of(text, uniforms(3, 2, LENGTH), config, NULL, _leading(given))
     transformer = small(attention)
     with torch.inference_mode():
-        nowhere = Inputs(*(part.to("meta") for part in inputs[:3]), inputs.leading)
+        nowhere = Inputs(*(part.to("meta") for part in inputs[:3]), inputs.shared)
         transformer = transformer.to("meta")
         drawn = draw(transformer, config, nowhere, nowhere.cache(transformer))
     assert drawn.shape == (3, 2, LENGTH) and drawn.is_meta
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("attention", ["sparse", "full"])
 @pytest.mark.parametrize("config", SETTINGS)
-def test_a_recorded_chunk_is_the_drawn_one(config: SamplingConfig) -> None:
-    transformer = small("sparse").cuda()
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_captured_chunk_is_the_drawn_one(attention: str, config: SamplingConfig, rows: int) -> None:
+    transformer = small(attention).cuda()
     text, given = captioned()
-    recorded = RecordedSampler(transformer, config, NULL.cuda())
-    for seed in range(4):
-        chances, forced = uniforms(3, 2, LENGTH, seed=seed).cuda(), _leading(given.roll(seed, 0)).cuda()
-        drawn = sample_codes(transformer, text.cuda(), chances, config, null=NULL.cuda(), forced=forced)
-        assert torch.equal(recorded(text.cuda(), chances, forced=forced), drawn)
+    graphed = GraphedSampler(transformer, config)
+    for turn in range(4):
+        chances, forced = uniforms(3, 2, LENGTH, seed=turn).cuda(), _leading(given.roll(turn, 0), rows).cuda()
+        captions = text.roll(turn, 0).cuda()
+        drawn = sample_codes(transformer, captions, chances, config, null=NULL.cuda(), forced=forced)
+        assert torch.equal(graphed(captions, chances, null=NULL.cuda(), forced=forced), drawn)
+    assert len(graphed.graphs) == 1
