@@ -1,14 +1,11 @@
 """The stage that teaches the transformer: captions and the codes of their images, each image encoded once.
 
-Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. Other than there:
-- Images are not cropped at random, so that their codes can be kept; there may be several views of each.
-- The caption is left out now and then where the samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598).
-- Codes may be corrupted before they are read, not as what is to be predicted (`pkeep` of the code of Esser et al. 2021,
-  arXiv:2012.09841): a sampler reads its own errors, and image prompts in codes that are not quite those learnt from.
+Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. Images are not cropped at random, as they are there,
+so that their codes can be kept. The caption is left out now and then where the
+samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598); the authors did not.
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,12 +19,12 @@ from ..baselines.interface import check_adam_betas, optimiser_step
 from ..datasets.bpe import BPETokenizer
 from ..datasets.captioned import Batch, CaptionedDataset
 from ..errors import UserError
-from .codes import Codes, corrupted
 from .image_tokenizer import CodebookUse, GridTokenizer
 from .schedule import warmed_up
 from .transformer import Transformer
 from .weight_decay import decay_linear_layers
 
+ENCODED_AT_ONCE = 512
 VALIDATION_IMAGES = 512
 VALIDATED_AT_ONCE = 64
 
@@ -46,11 +43,6 @@ class PriorConfig:
     """Part of the captions that are left out, so that the model without captions, which guidance needs, is learnt."""
     bpe_dropout: float = 0.1
     """Part of the merges of pieces that are passed over."""
-    views: int = 1
-    """Of every image whose codes are learnt from: itself, and others shifted by up to half a code's cell. At most one
-    for each time that the training passes over the data, begun or whole."""
-    code_noise: float = 0.0
-    """Part of the codes that are read with an error; what is to be predicted is without. Validation has none."""
     learning_rate: float = 4.5e-4
     """Of AdamW, after the warm-up."""
     warm_up: float = 5 / 430
@@ -68,15 +60,13 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
-        for name in ("text_weight", "caption_dropout", "bpe_dropout", "code_noise", "warm_up"):
+        for name in ("text_weight", "caption_dropout", "bpe_dropout", "warm_up"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"prior.{name}={getattr(self, name):g}: expected from 0 to below 1")
         if self.batch_size < 1 or not 0 < self.share < 1:
             raise UserError(
                 f"prior: batch_size={self.batch_size}, share={self.share:g}: expected 1 or more, and between 0 and 1"
             )
-        if self.views < 1:
-            raise UserError(f"prior.views={self.views}: expected 1, each image as it is, or more")
         check_adam_betas("prior.adam_betas", self.adam_betas)
         if min(self.learning_rate, self.last_rate, self.weight_decay, self.ema_kimg) < 0:
             raise UserError("prior: expected learning_rate, last_rate, weight_decay and ema_kimg of 0 or more")
@@ -103,12 +93,11 @@ class PriorStage:
         self.data, self.steps = data, 0
 
     @cached_property
-    def codes(self) -> Codes:
+    def codes(self) -> "Codes":
         """Return the codes of all training images; warn of a codebook that collapsed, before hours are spent on it."""
-        passes = math.ceil(self.total_steps * self.batch_size / len(self.data))
-        codes = Codes(self.tokenizer, self.data, min(self.config.views, passes))
+        codes = Codes(self.tokenizer, self.data)
         use = CodebookUse(self.tokenizer)
-        use.add(codes.codes[0])
+        use.add(codes.codes)
         for line in use.collapses():
             logging.getLogger(__name__).warning(line)
         return codes
@@ -122,10 +111,7 @@ class PriorStage:
             group["lr"] = rate
         self.transformer.train()
         text = self.read(batch.captions)
-        codes, read = self.codes(batch), None
-        if config.code_noise:
-            read = corrupted(codes, self.tokenizer.radices, config.code_noise).to(text.device)
-        losses = self.transformer.losses(text, codes.to(text.device), read=read)
+        losses = self.transformer.losses(text, self.codes(batch).to(text.device))
         total = config.text_weight * losses.text + (1 - config.text_weight) * losses.image
         optimiser_step(self.optimiser, total, clip_norm=config.clip_norm)
         self.steps += 1
@@ -164,3 +150,19 @@ class PriorStage:
         self.transformer.load_state_dict(state["transformer"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.steps = state["steps"]
+
+
+class Codes:
+    """The codes of every image of a data set, made once: batch -> int64 [N, M]."""
+
+    def __init__(self, tokenizer: GridTokenizer, data: CaptionedDataset) -> None:
+        parts, self.rows = [], dict[str, int]()
+        for start in range(0, len(data), ENCODED_AT_ONCE):
+            batch = data.batch(np.arange(start, min(start + ENCODED_AT_ONCE, len(data))))
+            parts.append(tokenizer.encode(batch.images).to(torch.int32).cpu())
+            self.rows |= {name: start + number for number, name in enumerate(batch.ids)}
+        self.codes = torch.cat(parts)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the codes of a batch of the data's images, by their ids."""
+        return self.codes[[self.rows[name] for name in batch.ids]].long()

@@ -241,12 +241,9 @@ class Transformer(nn.Module):
             return own
         return own + F.embedding(self.get_buffer("digits"), self.digit_head.weight).sum(1)
 
-    def losses(self, text: torch.Tensor, codes: torch.Tensor, read: torch.Tensor | None = None) -> Losses:
-        """Return both cross-entropies; where every caption has one token at most, that of the text is 0.
-
-        Each code is predicted from those before it, or from what is `read` in their place, of the same shape.
-        """
-        states = self.states(text, codes if read is None else read)
+    def losses(self, text: torch.Tensor, codes: torch.Tensor) -> Losses:
+        """Return both cross-entropies; where every caption has one token at most, that of the text is 0."""
+        states = self.states(text, codes)
         told = text[:, 1:] != 0
         pieces = self.logits(states[:, : self.text_length - 1][told], self.text_head.weight)
         images = self.logits(states[:, self.text_length :], self.code_weights())

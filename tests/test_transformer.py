@@ -130,14 +130,11 @@ def test_padding_has_an_embedding_of_its_own_at_each_place() -> None:
     assert torch.equal(transformer(text, codes)[1], changed), "piece 0 is never looked up"
 
 
-@pytest.mark.parametrize("errors", [0, 1])
-def test_losses_are_the_cross_entropies_by_hand_and_padding_is_not_asked_for(errors: int) -> None:
-    """With errors the codes that are read are others than those that are to be predicted."""
+def test_losses_are_the_cross_entropies_by_hand_and_padding_is_not_asked_for() -> None:
     transformer = small()
     text, codes = captioned()
-    read = (codes + errors) % CODES
-    losses = transformer.losses(text, codes, read=read if errors else None)
-    told, drawn = transformer(text, read)
+    losses = transformer.losses(text, codes)
+    told, drawn = transformer(text, codes)
     pieces = [-F.log_softmax(told[row, at - 1], 0)[text[row, at]]
               for row in range(3) for at in range(1, TEXT) if text[row, at] != 0]  # fmt: skip
     images = [-F.log_softmax(drawn[row, at], 0)[codes[row, at]] for row in range(3) for at in range(SIDE**2)]
