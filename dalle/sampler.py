@@ -31,7 +31,7 @@ class SamplingConfig:
     """Of the transformer and its cache while they draw; in bfloat16 half as many bytes are read. Logits, the image
     tokenizer and CLIP stay in float32."""
     cuda_graphs: bool = False
-    """On a GPU, launch all kernels of a chunk at once, from the second chunk of its shape on. On a CPU nothing."""
+    """On a GPU, launch all kernels of a chunk at once, from the second of its shape on. It changes nothing on a CPU."""
 
     def __post_init__(self) -> None:
         """Refuse what draws nothing."""

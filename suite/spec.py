@@ -154,6 +154,8 @@ def _wanted(kind: Any, name: str) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return f"its fields one by one, {name}.FIELD"
+    if kind is bool:
+        return "true or false"
     if origin is typing.Literal:
         return " or ".join(map(json.dumps, arguments))
     if origin is tuple:

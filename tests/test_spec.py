@@ -56,7 +56,7 @@ def test_settings_fit_their_types(setting: str, expected: Config) -> None:
     ("batch_size=1.5", "expected int"),
     ("inner.rate=NaN", "expected float"),
     ("inner.rate=Infinity", "expected float"),
-    ("flip=1", "expected bool"),
+    ("flip=1", "setting flip=1: expected true or false"),
     ("objective=c", "unknown value of objective 'c'"),
     ("inner.widths=[1]", "expected [int, int]"),
     ("names=x", "setting names='x': expected a list [...] of str"),
