@@ -5,11 +5,12 @@
 
 For every two-panel scene of a split the upper half is given, and the caption says what is to be changed; of the
 candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside what the model has right stand
-what the reader has right on the real images, what a copy of the upper object would have right, and chance. Leaves
-grid.png in --out: upper row given and real, lower row drawn.
+what the reader has right on the real images and on what their codes keep of them, what a copy of the upper object would
+have right, and chance. Leaves grid.png in --out: upper row given and real, lower row drawn.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from t2ibench.baselines.interface import Completes
 from t2ibench.dalle.image_prompt import ImagePrompt
+from t2ibench.dalle.image_tokenizer import DrawsByCodes
 from t2ibench.dalle.reranking import Reranks, best_of
 from t2ibench.datasets.captioned import Batch
 from t2ibench.datasets.scenes import COLOURS, SHAPES, SIZES, TEXTURES
@@ -43,7 +45,7 @@ def main() -> None:
     with Bars() as watch:
         run = reopen_run(options.run, watch)
         model, data = load_model(run, parse_overrides(options.set)), run.store(options.split, watch)
-    assert isinstance(model, Completes), "a model that goes on with an image"
+    assert isinstance(model, Completes) and isinstance(model, DrawsByCodes), "needs a model that goes on by codes"
     scenes = {index: data.scene(index) or {} for index in range(len(data))}
     at = [index for index, scene in scenes.items() if scene["kind"] == "panels"]
     batch, wanted = data.batch(at), [scenes[index] for index in at]
@@ -53,16 +55,18 @@ def main() -> None:
     else:
         seeds = [seed_of("panels", name) for name in batch.ids]
         drawn = model.complete(batch.captions, batch.images, run.spec.image_size // 2, seeds=seeds)
-    real, read = (read_lower_panels(images.numpy(), wanted) for images in (batch.images, drawn))
+    tokenizer = model.image_tokenizer()
+    coded = tokenizer.decode(tokenizer.encode(batch.images))
+    reads = [read_lower_panels(images.numpy(), wanted) for images in (drawn, batch.images, coded)]
     changes = np.array([scene["change"] for scene in wanted])
     print(f"{len(at)} panels")
-    print(f"{'asked':<18}{'of':>6}{'right':>9}{'real':>9}{'copied':>9}{'chance':>9}")
+    print(f"{'asked':<18}{'of':>6}{'right':>9}{'real':>9}{'codes':>9}{'copied':>9}{'chance':>9}")
     for name in ("shape", "colour", "texture", "size"):
-        line(name, (name,), read, real, np.ones(len(at), bool))
-    line("colour and shape", ("colour", "shape"), read, real, np.ones(len(at), bool))
+        line(name, (name,), reads, np.ones(len(at), bool))
+    line("colour and shape", ("colour", "shape"), reads, np.ones(len(at), bool))
     for name in ("colour", "texture", "size"):
-        line(f"{name}, changed", (name,), read, real, changes == name)
-    line("c. and s., changed", ("colour", "shape"), read, real, changes == "colour")
+        line(f"{name}, changed", (name,), reads, changes == name)
+    line("c. and s., changed", ("colour", "shape"), reads, changes == "colour")
     shown = torch.stack([batch.images[:SHOWN], drawn[:SHOWN]])
     save_grid(options.out / "grid.png", shown.flatten(0, 1).numpy(), columns=SHOWN)
 
@@ -76,9 +80,9 @@ def chosen(model: Reranks, batch: Batch, rows: int, candidates: int) -> torch.Te
     return torch.cat(best)
 
 
-def line(label: str, names: tuple[str, ...], read: Read, real: Read, among: np.ndarray) -> None:
+def line(label: str, names: tuple[str, ...], reads: Sequence[Read], among: np.ndarray) -> None:
     """Print the shares of panels `among` all that have the attributes `names` right."""
-    shares = (some[among].mean() for some in (read.right(*names), real.right(*names), read.copied(*names)))
+    shares = (some[among].mean() for some in (*(read.right(*names) for read in reads), reads[0].copied(*names)))
     chance = np.prod([CHANCE[name] for name in names])
     print(f"{label:<18}{among.sum():>6}" + "".join(f"{share:>9.1%}" for share in (*shares, chance)))
 
