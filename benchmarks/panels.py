@@ -2,11 +2,14 @@
 
     python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --out panels
     python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --split val --best-of 32 --set sampling.temperature=0.5
+    python benchmarks/panels.py runs/dalle-tiny-scenes-s0-... --scenes 30000 --set sampling.temperature=0.3
 
 For every two-panel scene of a split the upper half is given, and the caption says what is to be changed; of the
 candidates of `--best-of` the model's CLIP chooses one, as it does for `sample`. Beside what the model has right stand
 what the reader has right on the real images and on what their codes keep of them, what a copy of the upper object would
 have right, and chance. Leaves grid.png in --out: upper row given and real, lower row drawn.
+
+The world goes on beyond a split's 2,000 scenes: `--scenes` draws more of them, for a smaller standard error.
 """
 
 import argparse
@@ -21,13 +24,13 @@ from t2ibench.dalle.image_prompt import ImagePrompt
 from t2ibench.dalle.image_tokenizer import DrawsByCodes
 from t2ibench.dalle.reranking import Reranks, best_of
 from t2ibench.datasets.captioned import Batch
-from t2ibench.datasets.scenes import COLOURS, SHAPES, SIZES, TEXTURES
+from t2ibench.datasets.scenes import COLOURS, DEFAULT_SIZES, SHAPES, SIZES, TEXTURES, Scenes
 from t2ibench.eval.panel_reader import Read, read_lower_panels
 from t2ibench.files import seed_of
 from t2ibench.suite.drawing import save_grid
 from t2ibench.suite.progress import Bars
 from t2ibench.suite.spec import parse_overrides
-from t2ibench.suite.trained import load_model, reopen_run
+from t2ibench.suite.trained import load_model, prepared, reopen_run
 
 CHANCE = {"shape": 1 / len(SHAPES), "colour": 1 / len(COLOURS), "texture": 1 / len(TEXTURES), "size": 1 / len(SIZES)}
 SHOWN = 16
@@ -39,12 +42,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("panels"))
     parser.add_argument("--split", default="test", help="whose panels: test or val")
+    parser.add_argument("--scenes", type=int, default=DEFAULT_SIZES["test"], help="of the split; one in ten has panels")
     parser.add_argument("--best-of", type=int, default=0, help="candidates to choose from; by default one is drawn")
     parser.add_argument("--set", action="append", default=[], metavar="sampling.FIELD=VALUE")
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
-        model, data = load_model(run, parse_overrides(options.set)), run.store(options.split, watch)
+        model = load_model(run, parse_overrides(options.set))
+        world = Scenes(sizes={options.split: options.scenes})
+        data = prepared(world, options.split, run.spec.image_size, watch)
     assert isinstance(model, Completes) and isinstance(model, DrawsByCodes), "needs a model that goes on by codes"
     scenes = {index: data.scene(index) or {} for index in range(len(data))}
     at = [index for index, scene in scenes.items() if scene["kind"] == "panels"]
