@@ -48,6 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
+        assert run.source.name == "scenes", "needs a run on scenes"
         model = load_model(run, parse_overrides(options.set))
         world = Scenes(sizes={options.split: options.scenes})
         data = prepared(world, options.split, run.spec.image_size, watch)

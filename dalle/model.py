@@ -109,7 +109,7 @@ PRESETS: Mapping[str, DallEConfig] = {
 # are read. Over 252,000 images codes of unseen scenes then cost 1.70 nats in place of 1.74, but FID@scenes was 165 in
 # place of 146, and of relations 61 % were right in place of 72, of lower panels 53 % in place of 59.
 # Nor are FSQ's codes drawn anew, from numbers rounded with noise of up to 0.3 of a level (section 2.2 draws codes where
-# a model may over-fit). Eight draws an image, which decode to 28.3 dB in place of 28.8, left 59 % of lower panels.
+# a model may over-fit). Eight draws an image, which decode to 28.3 dB in place of 28.8, left lower panels at 59 %.
 
 
 class DallE:

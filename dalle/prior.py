@@ -1,8 +1,8 @@
 """The stage that teaches the transformer: captions and the codes of their images, each image encoded once.
 
 Ramesh et al. 2021 (arXiv:2102.12092), section 2.3 and appendix B. Images are not cropped at random, as they are there,
-so that their codes can be kept. The caption is left out now and then where the
-samples are to be guided (Ho and Salimans 2022, arXiv:2207.12598); the authors did not.
+so that their codes can be kept. The caption is left out now and then where the samples are to be guided (Ho and
+Salimans 2022, arXiv:2207.12598); the authors did not.
 """
 
 import logging
