@@ -24,7 +24,7 @@ from t2ibench.dalle.image_prompt import ImagePrompt
 from t2ibench.dalle.image_tokenizer import DrawsByCodes
 from t2ibench.dalle.reranking import Reranks, best_of
 from t2ibench.datasets.captioned import Batch
-from t2ibench.datasets.scenes import COLOURS, DEFAULT_SIZES, SHAPES, SIZES, TEXTURES, Scenes
+from t2ibench.datasets.scenes import COLOURS, DEFAULT_SIZES, SHAPES, SIZES, TEXTURES, WORLDS, Scenes
 from t2ibench.eval.panel_reader import Read, read_lower_panels
 from t2ibench.files import seed_of
 from t2ibench.suite.drawing import save_grid
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     with Bars() as watch:
         run = reopen_run(options.run, watch)
-        assert run.source.name == "scenes", "needs a run on scenes"
+        assert run.source.name in WORLDS, "needs a run on scenes"
         model = load_model(run, parse_overrides(options.set))
         world = Scenes(sizes={options.split: options.scenes})
         data = prepared(world, options.split, run.spec.image_size, watch)

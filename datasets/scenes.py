@@ -38,9 +38,11 @@ __all__ = [
     "SIZES",
     "SPLITS",
     "TEXTURES",
+    "WORLDS",
     "Scenes",
     "describe",
     "label_of",
+    "open_100k",
     "open_source",
     "render",
 ]
@@ -84,6 +86,9 @@ HELD_OUT_RELATIONS = (
 """(shape, relation, shape) of a pair, held out in the inverse reading too; no scene of more objects holds
 both shapes, lest it show the relation unsaid."""
 
+WORLDS = ("scenes", "scenes-100k")
+"""Names of data sets that are this world, in whatever number."""
+
 SPLITS = ("train", "val", "test", "compose")
 DEFAULT_SIZES: Mapping[str, int] = {"train": 20_000, "val": 2_000, "test": 2_000, "compose": 2_000}
 CAPTIONS_PER_SCENE = 5
@@ -114,17 +119,17 @@ class Scenes:
     overrides the number of scenes a split, by its name; UserError when a split is unknown or a size below 1.
     """
 
-    name = "scenes"
     splits: tuple[str, ...] = SPLITS
     class_names: tuple[str, ...] = CLASS_NAMES
 
-    def __init__(self, seed: int = 0, sizes: Mapping[str, int] = DEFAULT_SIZES) -> None:
+    def __init__(self, seed: int = 0, sizes: Mapping[str, int] = DEFAULT_SIZES, name: str = "scenes") -> None:
         for split, size in sizes.items():
             if split not in SPLITS:
                 raise unknown("split of scenes", split, SPLITS)
             if size < 1:
                 raise UserError(f"scenes: the size of split {split!r} must be at least 1, not {size}")
         self.seed = seed
+        self.name = name
         self.sizes = {**DEFAULT_SIZES, **sizes}
 
     def size(self, split: str) -> int:
@@ -158,6 +163,11 @@ def open_source(root: Path | None = None) -> Scenes:
     if root is not None:
         raise UserError(f"--root {root}: scenes is drawn, not read; leave --root out")
     return Scenes()
+
+
+def open_100k(root: Path | None = None) -> Scenes:
+    """Return the same world with five times the training scenes; raise UserError when a root folder is given."""
+    return Scenes(sizes={"train": 100_000}, name="scenes-100k") if root is None else open_source(root)
 
 
 def label_of(scene: Mapping[str, Any]) -> int:

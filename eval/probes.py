@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..datasets.scenes import WORLDS
 from ..datasets.store import Store
 from ..files import kept, seed_of
 from ..reports.records import Probe
@@ -47,7 +48,7 @@ class Question(NamedTuple):
 def suite(data: str) -> tuple[Mapping[str, Any], ...]:
     """Return the categories asked of a data set by name; none where no suite is written for it."""
     text = Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
-    return tuple(json.loads(text).get(data, ()))
+    return tuple(json.loads(text).get("scenes" if data in WORLDS else data, ()))
 
 
 def question(row: Mapping[str, Any], data: Store) -> Question:

@@ -75,6 +75,7 @@ MODELS: Mapping[str, Entry] = {
 }
 DATASETS: Mapping[str, Entry] = {
     "scenes": Entry(target="datasets.scenes:open_source", about="drawn scenes of 1-4 objects with ground truth"),
+    "scenes-100k": Entry(target="datasets.scenes:open_100k", about="the same, with 100,000 to train on, not 20,000"),
     "emoji": Entry(target="datasets.emoji:open_source", about="Twemoji and OpenMoji art; needs t2ibench[emoji]"),
     "emoji-full": Entry(
         target="datasets.emoji_full:open_source",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..datasets.scenes import WORLDS
 from ..errors import UserError, unknown
 from ..files import canonical_json, digest_of
 
@@ -74,7 +75,7 @@ class Evaluation:
     @classmethod
     def of(cls, data: str) -> "Evaluation":
         """Return the protocol that a data set is scored by when nothing else is asked for."""
-        return cls(judges=("scenes", "reader")) if data == "scenes" else cls()
+        return cls(judges=("scenes", "reader")) if data in WORLDS else cls()
 
 
 def resolve_config(preset: Any, overrides: Mapping[str, Any]) -> Any:
