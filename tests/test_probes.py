@@ -29,6 +29,7 @@ def test_every_category_is_asked_or_said_to_be_missing(data: str) -> None:
 
 def test_no_suite_is_made_up_for_other_data() -> None:
     assert suite("coco") == ()
+    assert suite("scenes-100k") == suite("scenes")
 
 
 @pytest.mark.parametrize("row", SCENES, ids=lambda row: row["category"])

@@ -26,8 +26,10 @@ from t2ibench.datasets.scenes import (
     SIZES,
     SPLITS,
     TEXTURES,
+    WORLDS,
     Scenes,
     describe,
+    open_100k,
     open_source,
     render,
 )
@@ -97,6 +99,17 @@ def test_source_contract() -> None:
     assert chunk.images.shape == (7, 3, 48, 48) and chunk.images.dtype == np.uint8
     assert chunk.ids[:2] == ["val-000000", "val-000001"]
     assert all(len(captions) == 5 for captions in chunk.captions)
+
+
+def test_scenes_100k_begins_with_the_scenes_and_asks_the_same_captions() -> None:
+    more, some = open_100k(), open_source()
+    assert more.name in WORLDS and some.name in WORLDS
+    assert [more.size(split) for split in SPLITS] == [100_000, 2_000, 2_000, 2_000]
+    for split in SPLITS:
+        ours, theirs = (next(source.chunks(split, 32)) for source in (more, some))
+        assert np.array_equal(ours.images, theirs.images) and ours.captions == theirs.captions
+    with pytest.raises(UserError, match="leave --root out"):
+        open_100k(Path("here"))
 
 
 def test_labels_name_the_first_object(world: World) -> None:

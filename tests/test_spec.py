@@ -122,6 +122,7 @@ def test_a_sweep_is_a_grid(tmp_path: Path) -> None:
     cells = plan_sweep(path, tmp_path)
     assert len(cells) == 2 * 3 * 2 and all(cell.request.budget == 5000 for cell in cells)
     assert cells[0].evaluation == Evaluation(images=300, judges=("scenes", "reader"))
+    assert Evaluation.of("scenes-100k") == Evaluation.of("scenes") != Evaluation.of("emoji")
     assert cells[0].request.settings == {"batch_size": 32, "mismatch_weight": 0.25}
     assert len({(c.request.preset, c.request.seed, c.request.settings["mismatch_weight"]) for c in cells}) == 12
 
