@@ -99,13 +99,7 @@ def describe(model: Model, preset: Preset = "tiny", settings: Settings = None, a
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
-    typer.echo(f"{found.model}/{found.preset}: stages {', '.join(found.stages)}")
-    for name, count in found.parameters.items():
-        typer.echo(f"  {name:<20} {count:>14,} parameters")
-    flops = "not counted" if found.flops_per_image is None else f"{found.flops_per_image / 1e6:,.1f} MFLOPs"
-    typer.echo(f"  drawing one image: {flops}")
-    for name, value in dataclasses.asdict(found.config).items():
-        typer.echo(f"  {name} = {value}")
+    typer.echo("\n".join(found.lines()))
 
 
 @data_app.command("prepare", epilog=examples(

@@ -1,6 +1,7 @@
 """What a model is made of, counted without building it: stages, networks, parameters, FLOPs an image."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..baselines.interface import DrawsOne, TextToImage
 from ..datasets.captioned import Batch
 from .plugins import find_model, find_preset
 from .spec import resolve_config
+
+PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,28 @@ class Description:
     flops_per_image: int | None
     """Two for each multiply and add of drawing one image; None where the model cannot be counted."""
     config: Any
+
+    def lines(self) -> list[str]:
+        """Return it for a reader: networks, FLOPs, and every setting by the name that `--set` takes."""
+        networks = [f"  {name:<20} {count:>14,} parameters" for name, count in self.parameters.items()]
+        flops = "not counted" if self.flops_per_image is None else f"{scaled(self.flops_per_image)}FLOPs"
+        settings = [f"  {name} = {value}" for name, value in _flat(dataclasses.asdict(self.config))]
+        return [f"{self.model}/{self.preset}: stages {', '.join(self.stages)}", *networks,
+                f"  drawing one image: {flops}", *settings]  # fmt: skip
+
+
+def scaled(count: int) -> str:
+    """Return a count with one decimal and its SI prefix: "33.0 T"."""
+    power = min(max(len(str(count)) - 1, 0) // 3, len(PREFIXES) - 1)
+    return f"{count / 1000**power:.1f} {PREFIXES[power]}"
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
 
 
 class Blank:

@@ -14,7 +14,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from t2ibench.dalle.model import TINY as DALLE_TINY
 from t2ibench.files import read_json, write_json
+from t2ibench.suite.describe import describe, scaled
+from t2ibench.suite.spec import resolve_config
 
 TINY = ["--set", "generator_width=8", "--set", "discriminator_width=8",
         "--set", "text_encoder.char_cnn_rnn.channels=[8,8,8]", "--set", "text_encoder.char_cnn_rnn.recurrent_width=16",
@@ -162,6 +165,21 @@ def test_list_and_describe_keep_their_json(call: Call) -> None:
     code, out, _ = call("doctor", "--json")
     usable = {finding["what"]: finding["usable"] for finding in json.loads(out)["findings"]}
     assert code == 0 and usable["judge scenes"] and not usable["judge inception"]
+
+
+def test_describe_names_every_setting_as_set_takes_it() -> None:
+    described = describe("dalle", "paper", {})
+    settings = dict(line.lstrip().split(" = ") for line in described.lines() if " = " in line)
+    assert settings["tokenizer.dvae.codec.blocks"] == "2" and settings["prior.adam_betas"] == "(0.9, 0.96)"
+    other = resolve_config(DALLE_TINY, {name: text for name, text in settings.items() if text.isdecimal()})
+    assert other.transformer.layers == 64 and other.clip.image_width == 768
+    assert "  drawing one image: 33.0 TFLOPs" in described.lines()
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0.0 "), (999, "999.0 "), (1000, "1.0 k"), (29_200_000, "29.2 M"),
+                                             (4 * 10**19, "40000.0 P")])  # fmt: skip
+def test_counts_are_scaled(count: int, text: str) -> None:
+    assert scaled(count) == text
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the flags of the processor stand nowhere else")
