@@ -110,6 +110,7 @@ PRESETS: Mapping[str, DallEConfig] = {
 # place of 146, and of relations 61 % were right in place of 72, of lower panels 53 % in place of 59.
 # Nor are FSQ's codes drawn anew, from numbers rounded with noise of up to 0.3 of a level (section 2.2 draws codes where
 # a model may over-fit). Eight draws an image, which decode to 28.3 dB in place of 28.8, left lower panels at 59 %.
+# More scenes do what neither did: 450,000 images of `scenes-100k` came to 1.47 nats, and lower panels to 70 % right.
 
 
 class DallE:
