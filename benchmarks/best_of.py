@@ -82,6 +82,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         values, errors = zip(*(row.scores[name] for row in rows), strict=True)
         axis.errorbar([row.n for row in rows], values, yerr=errors, marker="o", capsize=3)
         axis.set_xscale("log", base=2)
+        axis.set_xticks([row.n for row in rows], labels=[str(row.n) for row in rows])
         axis.set(xlabel="candidates that CLIP chose from", ylabel=name)
     figure.savefig(path, dpi=120)
 
